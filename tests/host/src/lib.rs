@@ -2,12 +2,15 @@
 
 //! `hvhost`: a small Hyper-V compatible test host on KVM.
 //!
+//! * `config`: what the command line can say: versions, NICs, endpoints.
 //! * `machine`: virtual machine, vCPUs, Hyper-V CPUID/MSRs/SynIC, ACPI, serial ports, boot.
 //! * `vmbus`: the VMBus server: versions, offers, GPADLs, channels, rings.
-//! * `netvsp`: the network device: NVSP, RNDIS, RSS, back ends.
+//! * `netvsp`: the network device: NVSP, RNDIS, RSS; `backend`: where its frames go.
 //! * `control`: the control socket: counters, fault points, hot plug, link state.
+//! * `stream`: byte streams to the outside: sockets, character devices, files, the terminal.
 //!
 //! `hypervisor` is the seam between `machine` and `vmbus`; `vmbus::device` the one between `vmbus`
 //! and `netvsp`.
 
+pub mod config;
 pub mod hypervisor;
