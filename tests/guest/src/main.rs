@@ -1,3 +1,250 @@
 // SPDX-License-Identifier: GPL-2.0
 
-fn main() {}
+//! The program inside the test machines: the agent, and the traffic it is told to make.
+//! Traffic subcommands print one line of JSON and exit with 0 if every byte was right.
+
+use std::io::BufWriter;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use guest_agent::icmp::IcmpEcho;
+use guest_agent::sweep::{parse_lengths, sweep, Probe, Report, Settings};
+use guest_agent::udp::UdpEcho;
+use guest_agent::{device, server, tcp, udp};
+
+#[derive(Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+struct Cli {
+    /// Serve the runner over this virtio-serial port or serial line.
+    #[arg(long, required = true)]
+    device: Option<PathBuf>,
+    #[command(subcommand)]
+    traffic: Option<Traffic>,
+}
+
+#[derive(Subcommand)]
+enum Traffic {
+    /// Receive checked TCP connections and compare what arrives.
+    TcpReceive {
+        /// Address and port to listen at.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Connections to receive.
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Send checked TCP connections to a tcp-receive.
+    TcpSend {
+        /// Address and port of the receiver.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Local address.
+        #[arg(long)]
+        from: Option<IpAddr>,
+        /// Connections, in parallel.
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
+        /// Bytes on each connection.
+        #[arg(long)]
+        bytes: u64,
+        /// Seed of the data of the first connection; the others count up.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Echo UDP datagrams until killed.
+    UdpEcho {
+        /// Address and port to listen at.
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Have every payload length echoed over UDP and compare.
+    UdpSweep {
+        /// Address and port of the udp-echo.
+        #[arg(long)]
+        to: SocketAddr,
+        #[command(flatten)]
+        sweep: Sweep,
+        /// Divide each payload after every number of bytes in this range into linear part and
+        /// fragment, instead of sending it in one piece.
+        #[arg(long, value_parser = parse_ranges)]
+        splits: Option<Ranges>,
+    },
+    /// Have every payload length echoed over ICMP and compare.
+    IcmpSweep {
+        /// Address to ping, IPv4 or IPv6.
+        #[arg(long)]
+        to: IpAddr,
+        #[command(flatten)]
+        sweep: Sweep,
+    },
+}
+
+#[derive(Args)]
+struct Patience {
+    /// Longest silence of the other side, in seconds.
+    #[arg(long = "patience", default_value_t = 30)]
+    seconds: u64,
+}
+
+#[derive(Args)]
+struct Sweep {
+    /// Payload lengths, as 0-1472 or 0-100,1472.
+    #[arg(long, default_value = "0-1472", value_parser = parse_ranges)]
+    lengths: Ranges,
+    /// Most packets waiting for their echo.
+    #[arg(long, default_value_t = 16)]
+    window: usize,
+    /// How long to wait for an echo, in milliseconds.
+    #[arg(long, default_value_t = 2000)]
+    patience_ms: u64,
+    /// How often a packet is sent in all before it counts as lost.
+    #[arg(long, default_value_t = 3)]
+    attempts: u32,
+}
+
+#[derive(Clone)]
+struct Ranges(Vec<usize>);
+
+fn parse_ranges(text: &str) -> Result<Ranges, String> {
+    parse_lengths(text).map(Ranges)
+}
+
+impl Sweep {
+    fn settings(&self) -> Settings {
+        Settings {
+            window: self.window.max(1),
+            patience: Duration::from_millis(self.patience_ms),
+            attempts: self.attempts,
+        }
+    }
+
+    fn probes(&self, splits: Option<&Ranges>) -> Vec<Probe> {
+        let whole = |length| Probe {
+            length,
+            first: None,
+        };
+        self.lengths
+            .0
+            .iter()
+            .flat_map(|&length| match splits {
+                None => vec![whole(length)],
+                Some(splits) => splits
+                    .0
+                    .iter()
+                    .filter(|&&at| at <= length)
+                    .map(|&at| Probe {
+                        first: Some(at),
+                        ..whole(length)
+                    })
+                    .collect(),
+            })
+            .collect()
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("agent: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match (cli.traffic, cli.device) {
+        (Some(traffic), _) => run_traffic(traffic),
+        (None, Some(path)) => {
+            let reader = device::open(&path)?;
+            let writer = BufWriter::new(reader.try_clone().context("second handle")?);
+            server::serve(device::Patient(reader), writer).context("the line to the runner")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        (None, None) => anyhow::bail!("give --device or a subcommand"),
+    }
+}
+
+fn run_traffic(traffic: Traffic) -> Result<ExitCode> {
+    match traffic {
+        Traffic::TcpReceive {
+            listen,
+            connections,
+            patience,
+        } => {
+            let listener =
+                TcpListener::bind(listen).with_context(|| format!("cannot listen at {listen}"))?;
+            tcp_report(tcp::receive(&listener, connections, patience.duration())?)
+        }
+        Traffic::TcpSend {
+            to,
+            from,
+            connections,
+            bytes,
+            seed,
+            patience,
+        } => tcp_report(
+            tcp::send(tcp::Sending {
+                to,
+                from,
+                streams: connections,
+                bytes,
+                seed,
+                patience: patience.duration(),
+            })
+            .with_context(|| format!("sending to {to}"))?,
+        ),
+        Traffic::UdpEcho { listen } => {
+            udp::echo_server(listen).with_context(|| format!("echo at {listen}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Traffic::UdpSweep {
+            to,
+            sweep: options,
+            splits,
+        } => {
+            let mut echo = UdpEcho::new(to).with_context(|| format!("socket to {to}"))?;
+            let probes = options.probes(splits.as_ref());
+            sweep_report(sweep(&probes, options.settings(), &mut echo)?)
+        }
+        Traffic::IcmpSweep { to, sweep: options } => {
+            let mut echo = IcmpEcho::new(to).with_context(|| format!("socket to {to}"))?;
+            let probes = options.probes(None);
+            sweep_report(sweep(&probes, options.settings(), &mut echo)?)
+        }
+    }
+}
+
+impl Patience {
+    fn duration(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+fn tcp_report(report: tcp::Report) -> Result<ExitCode> {
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(code(report.streams.iter().all(|s| s.intact)))
+}
+
+fn sweep_report(report: Report) -> Result<ExitCode> {
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(code(
+        report.answered == report.probes && report.corrupt.is_empty(),
+    ))
+}
+
+fn code(good: bool) -> ExitCode {
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

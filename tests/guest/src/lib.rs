@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What runs inside the test machines.
+//!
+//! The runner outside talks to the agent over one byte stream (a virtio-serial port, a serial line):
+//! * `frame`: how messages are found in a byte stream that may also carry noise;
+//! * `protocol`: the requests and answers;
+//! * `device`: opening the byte stream;
+//! * `server`: the agent itself; `process`, `files`: what its requests do.
+//!
+//! Built-in traffic, run as subcommands of the same program (stock tools are too slow where every
+//! instruction is emulated twice, or do not verify content):
+//! * `pattern`: reproducible bytes and their checksum;
+//! * `tcp`: checked bulk transfer;
+//! * `sweep`: every payload length, echoed and compared, over `udp` or `icmp`.
+
+pub mod device;
+pub mod files;
+pub mod frame;
+pub mod icmp;
+pub mod pattern;
+pub mod process;
+pub mod protocol;
+pub mod server;
+pub mod sweep;
+pub mod tcp;
+pub mod udp;
