@@ -13,4 +13,6 @@
 //! and `netvsp`.
 
 pub mod config;
+pub mod fault;
 pub mod hypervisor;
+pub mod vmbus;
