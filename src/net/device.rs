@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A network device with driver data, from allocation to release.
+//!
+//! C header: `include/linux/netdevice.h`.
+
+use super::{ethtool, ops::Vtable, Config, Operations};
+use crate::bindings;
+use core::{marker::PhantomData, mem, ops::Deref, ptr::NonNull};
+use kernel::{device, ffi::c_uint, prelude::*, types::Opaque};
+
+/// A `struct net_device` whose private area holds a `T`. Dereferences to `T`.
+///
+/// # Invariants
+///
+/// A `&Device<T>` points at a live `net_device` allocated by [`UniqueDevice::new`], so `T` in its
+/// private area is initialised.
+#[repr(transparent)]
+pub(crate) struct Device<T> {
+    raw: Opaque<bindings::net_device>,
+    _data: PhantomData<T>,
+}
+
+// SAFETY: All methods are callable from any thread; `T` is shared as `&T`.
+unsafe impl<T: Send + Sync> Send for Device<T> {}
+// SAFETY: As above.
+unsafe impl<T: Send + Sync> Sync for Device<T> {}
+
+impl<T> Device<T> {
+    /// Borrows a device from its C pointer.
+    ///
+    /// # Safety
+    ///
+    /// `raw` was allocated by `UniqueDevice::<T>::new` and lives for `'a`.
+    #[inline]
+    pub(super) unsafe fn from_raw<'a>(raw: *mut bindings::net_device) -> &'a Self {
+        // SAFETY: Transparent over `net_device`; the rest is the caller's promise.
+        unsafe { &*raw.cast() }
+    }
+
+    /// The C object.
+    #[inline]
+    pub(crate) fn as_raw(&self) -> *mut bindings::net_device {
+        self.raw.get()
+    }
+
+    /// Where `T` lies in the private area.
+    #[inline]
+    fn data_ptr(raw: *mut bindings::net_device) -> *mut T {
+        // SAFETY: `raw` points at a `net_device` with a private area behind it (`netdev_priv`).
+        unsafe { (&raw mut (*raw).priv_).cast() }
+    }
+
+    /// Another counted reference. `unregister` waits until all have gone.
+    pub(crate) fn to_ref(&self) -> DeviceRef<T> {
+        // SAFETY: The device is alive.
+        unsafe { bindings::netvsc_dev_hold(self.as_raw()) };
+        // INVARIANT: Just counted.
+        DeviceRef(NonNull::from(self))
+    }
+
+    /// Transmit queues allocated.
+    pub(crate) fn tx_queues(&self) -> u32 {
+        // SAFETY: The field does not change after allocation.
+        unsafe { (*self.as_raw()).num_tx_queues }
+    }
+
+    /// Receive queues allocated.
+    pub(crate) fn rx_queues(&self) -> u32 {
+        // SAFETY: The field does not change after allocation.
+        unsafe { (*self.as_raw()).num_rx_queues }
+    }
+
+    /// Transmit queues in use.
+    #[inline]
+    pub(crate) fn real_tx_queues(&self) -> u32 {
+        // SAFETY: A word-sized field; a stale value is allowed for.
+        unsafe { (&raw const (*self.as_raw()).real_num_tx_queues).read_volatile() }
+    }
+
+    /// Largest frame payload, in bytes.
+    pub(crate) fn mtu(&self) -> u32 {
+        // SAFETY: A word-sized field.
+        unsafe { (&raw const (*self.as_raw()).__bindgen_anon_1.__bindgen_anon_1.as_ref().mtu).read_volatile() }
+    }
+
+    /// Sets the MTU in the device, after the host took it.
+    pub(crate) fn set_mtu(&self, _config: &Config<'_>, mtu: u32) {
+        // SAFETY: Only configuration writes the field.
+        unsafe { (&raw mut (*self.as_raw()).__bindgen_anon_1.__bindgen_anon_1.as_mut().mtu).write_volatile(mtu) };
+    }
+
+    /// Whether the interface is up (`IFF_UP` and opened).
+    pub(crate) fn is_running(&self) -> bool {
+        // SAFETY: The device is alive.
+        unsafe { bindings::netvsc_dev_running(self.as_raw()) }
+    }
+
+    /// Interface flags (`IFF_*`).
+    pub(crate) fn flags(&self) -> u32 {
+        // SAFETY: The device is alive.
+        unsafe { bindings::netif_get_flags(self.as_raw()) }
+    }
+
+    /// Number of queues in use, both directions. May sleep.
+    pub(crate) fn set_real_queues(&self, _config: &Config<'_>, queues: u16) -> Result {
+        // SAFETY: Under RTNL or before registration, as C asserts.
+        kernel::error::to_result(unsafe {
+            bindings::netif_set_real_num_queues(self.as_raw(), queues.into(), queues.into())
+        })
+    }
+
+    /// Reports link up. Any context.
+    pub(crate) fn carrier_on(&self) {
+        // SAFETY: The device is alive.
+        unsafe { bindings::netif_carrier_on(self.as_raw()) };
+    }
+
+    /// Reports link down. Any context.
+    pub(crate) fn carrier_off(&self) {
+        // SAFETY: The device is alive.
+        unsafe { bindings::netif_carrier_off(self.as_raw()) };
+    }
+
+    /// Announces the interface's addresses again (gratuitous ARP, unsolicited NA).
+    pub(crate) fn notify_peers(&self) {
+        // SAFETY: Takes RTNL itself; process context.
+        unsafe { bindings::netdev_notify_peers(self.as_raw()) };
+    }
+
+    /// Stops all transmit queues and waits until no `ndo_start_xmit` runs.
+    pub(crate) fn tx_disable(&self) {
+        // SAFETY: The device is alive.
+        unsafe { bindings::netvsc_tx_disable(self.as_raw()) };
+    }
+
+    /// Wakes all transmit queues.
+    pub(crate) fn tx_wake_all(&self) {
+        // SAFETY: The device is alive.
+        unsafe { bindings::netvsc_tx_wake_all(self.as_raw()) };
+    }
+
+    /// Stops one transmit queue. For the holder of its lock.
+    pub(crate) fn stop_queue(&self, queue: u16) {
+        if u32::from(queue) < self.tx_queues() {
+            // SAFETY: The queue exists.
+            unsafe { bindings::netvsc_txq_stop(self.as_raw(), queue.into()) };
+        }
+    }
+
+    /// Wakes one transmit queue.
+    pub(crate) fn wake_queue(&self, queue: u16) {
+        if u32::from(queue) < self.tx_queues() {
+            // SAFETY: The queue exists.
+            unsafe { bindings::netvsc_txq_wake(self.as_raw(), queue.into()) };
+        }
+    }
+
+    /// Whether the driver stopped a transmit queue.
+    pub(crate) fn queue_stopped(&self, queue: u16) -> bool {
+        u32::from(queue) < self.tx_queues()
+            // SAFETY: The queue exists.
+            && unsafe { bindings::netvsc_txq_stopped(self.as_raw(), queue.into()) }
+    }
+
+    /// Hardware address.
+    pub(crate) fn address(&self) -> [u8; 6] {
+        let mut address = [0; 6];
+        // SAFETY: `dev_addr` points at `addr_len` (6, Ethernet) bytes or more.
+        unsafe { address.as_mut_ptr().copy_from((*self.as_raw()).dev_addr, 6) };
+        address
+    }
+
+    /// Sets the hardware address in the device.
+    pub(crate) fn set_address(&self, _config: &Config<'_>, address: &[u8; 6]) {
+        // SAFETY: `address` has the 6 bytes that are read.
+        unsafe { bindings::netvsc_eth_hw_addr_set(self.as_raw(), address.as_ptr()) };
+    }
+
+    /// The name, for messages. Before registration it is a pattern.
+    pub(crate) fn name(&self) -> &CStr {
+        // SAFETY: `name` is NUL-terminated and lives with the device.
+        unsafe { CStr::from_ptr((*self.as_raw()).name.as_ptr().cast()) }
+    }
+}
+
+impl<T> Deref for Device<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: Initialised by the type invariant.
+        unsafe { &*Self::data_ptr(self.as_raw()) }
+    }
+}
+
+/// A counted reference to a device.
+///
+/// # Invariants
+///
+/// Holds one reference (`dev_hold`).
+pub(crate) struct DeviceRef<T>(NonNull<Device<T>>);
+
+// SAFETY: As `&Device<T>`; `dev_put` may be called anywhere.
+unsafe impl<T: Send + Sync> Send for DeviceRef<T> {}
+// SAFETY: As above.
+unsafe impl<T: Send + Sync> Sync for DeviceRef<T> {}
+
+impl<T> Deref for DeviceRef<T> {
+    type Target = Device<T>;
+
+    #[inline]
+    fn deref(&self) -> &Device<T> {
+        // SAFETY: Our reference keeps the device, and `T` in it, alive: release of both waits for it.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> Clone for DeviceRef<T> {
+    fn clone(&self) -> Self {
+        self.to_ref()
+    }
+}
+
+impl<T> Drop for DeviceRef<T> {
+    fn drop(&mut self) {
+        // SAFETY: Gives back the reference that the invariant speaks of.
+        unsafe { bindings::netvsc_dev_put(self.as_raw()) };
+    }
+}
+
+/// A device that is not registered yet: ours alone.
+pub(crate) struct UniqueDevice<T: Operations>(NonNull<bindings::net_device>, PhantomData<T>);
+
+// SAFETY: Owns the device and the `T` in it.
+unsafe impl<T: Operations> Send for UniqueDevice<T> {}
+
+impl<T: Operations> UniqueDevice<T> {
+    /// Allocates an Ethernet device with `queues` queues each way and `data` in its private area.
+    pub(crate) fn new(
+        parent: &device::Device,
+        queues: u16,
+        data: impl PinInit<T, Error>,
+    ) -> Result<Self> {
+        const { assert!(mem::align_of::<T>() <= 64, "the private area is cache-line aligned") };
+        let size = mem::size_of::<T>().max(1) as i32;
+        let queues = c_uint::from(queues);
+        // SAFETY: No preconditions.
+        let raw = unsafe { bindings::alloc_etherdev_mqs(size, queues, queues) };
+        let raw = NonNull::new(raw).ok_or(ENOMEM)?;
+        let slot = Device::<T>::data_ptr(raw.as_ptr());
+        // SAFETY: `slot` is `size` bytes, zeroed, aligned, and does not move.
+        if let Err(error) = unsafe { data.__pinned_init(slot) } {
+            // SAFETY: Allocated above, nobody else knows it.
+            unsafe { bindings::free_netdev(raw.as_ptr()) };
+            return Err(error);
+        }
+        // SAFETY: Not registered, so the fields are ours; both tables are static, and `parent`
+        // outlives the device because a bound driver's device does.
+        unsafe {
+            (*raw.as_ptr()).netdev_ops = Vtable::<T>::ops();
+            (*raw.as_ptr()).ethtool_ops = ethtool::vtable::<T>();
+            bindings::netvsc_set_parent(raw.as_ptr(), parent.as_raw().cast());
+        }
+        Ok(Self(raw, PhantomData))
+    }
+
+    /// The device and the right to configure it.
+    pub(crate) fn configure(&mut self) -> (&Device<T>, Config<'_>) {
+        // SAFETY: Allocated in `new`; `&mut self` makes us its only user.
+        unsafe { (Device::from_raw(self.0.as_ptr()), Config::unregistered()) }
+    }
+
+    /// Features that the host grants: `csum` is a mask of `NETVSC_CSUM_*`.
+    pub(crate) fn set_features(&mut self, csum: u32, tso4: bool, tso6: bool, tso_max: u32) {
+        // SAFETY: Not registered, ours alone.
+        unsafe {
+            bindings::netvsc_set_features(self.0.as_ptr(), csum, tso4, tso6);
+            bindings::netif_set_tso_max_size(self.0.as_ptr(), tso_max);
+        }
+    }
+
+    /// Limits for the MTU, in bytes of payload.
+    pub(crate) fn set_mtu_range(&mut self, min: u32, max: u32) {
+        // SAFETY: Not registered, ours alone.
+        unsafe {
+            (*self.0.as_ptr()).min_mtu = min;
+            (*self.0.as_ptr()).max_mtu = max;
+        }
+    }
+
+    /// Makes the device known to the system.
+    pub(crate) fn register(self) -> Result<Registration<T>> {
+        // SAFETY: Fully set up; takes RTNL itself.
+        kernel::error::to_result(unsafe { bindings::register_netdev(self.0.as_ptr()) })?;
+        let raw = self.0;
+        mem::forget(self);
+        Ok(Registration(raw, PhantomData))
+    }
+}
+
+impl<T: Operations> Drop for UniqueDevice<T> {
+    fn drop(&mut self) {
+        {
+            let (dev, config) = self.configure();
+            T::released(dev, &config);
+        }
+        // SAFETY: Ours; the initial reference of an allocated device is one.
+        let references = unsafe { bindings::netdev_refcnt_read(self.0.as_ptr()) };
+        if references != 1 {
+            // A `DeviceRef` still points here: losing the memory is the lesser evil.
+            pr_err!("netdev released with {} references: leaked\n", references);
+            return;
+        }
+        // SAFETY: Not registered and not referenced.
+        unsafe { release::<T>(self.0) };
+    }
+}
+
+/// Drops the driver data and frees the device.
+///
+/// # Safety
+///
+/// No reference to the device or its data is left; it is not registered.
+unsafe fn release<T>(raw: NonNull<bindings::net_device>) {
+    // SAFETY: Initialised in `UniqueDevice::new`, dropped once, here.
+    unsafe { Device::<T>::data_ptr(raw.as_ptr()).drop_in_place() };
+    // SAFETY: Allocated by `alloc_etherdev_mqs`; the caller says that nobody uses it.
+    unsafe { bindings::free_netdev(raw.as_ptr()) };
+}
+
+/// A registered device. Dropping unregisters it, waits for all references and frees it.
+pub(crate) struct Registration<T: Operations>(NonNull<bindings::net_device>, PhantomData<T>);
+
+// SAFETY: Registration may be undone from any thread that can sleep.
+unsafe impl<T: Operations> Send for Registration<T> {}
+// SAFETY: Gives only `&Device<T>`.
+unsafe impl<T: Operations> Sync for Registration<T> {}
+
+impl<T: Operations> Deref for Registration<T> {
+    type Target = Device<T>;
+
+    fn deref(&self) -> &Device<T> {
+        // SAFETY: Alive until `drop`.
+        unsafe { Device::from_raw(self.0.as_ptr()) }
+    }
+}
+
+impl<T: Operations> Drop for Registration<T> {
+    fn drop(&mut self) {
+        // SAFETY: Registered; takes RTNL itself, calls `ndo_stop` and `ndo_uninit`, and returns when
+        // every reference has gone.
+        unsafe { bindings::unregister_netdev(self.0.as_ptr()) };
+        // SAFETY: Unregistered and without references.
+        unsafe { release::<T>(self.0) };
+    }
+}

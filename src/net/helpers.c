@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the safe abstractions of src/net cannot do in Rust: inline functions, macros and bit-fields
+ * of the networking headers. On the packet path one call does the whole job, because a call per
+ * field costs more than the field.
+ */
+#include <linux/if_vlan.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/hyperv.h>
+#include <linux/netdevice.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <net/ip6_checksum.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+
+#include "helpers.h"
+
+/*
+ * netvsc_rx_deliver - copy one frame out of host-shared memory and hand it to GRO
+ *
+ * The copy is what makes the frame ours: nothing in @frame->data is looked at before it. Context:
+ * NAPI poll of @napi. Return: 0, -ENOMEM when there was no buffer.
+ */
+int netvsc_rx_deliver(struct napi_struct *napi, const struct netvsc_rx_frame *frame)
+{
+	struct net_device *dev = napi->dev;
+	struct sk_buff *skb = napi_alloc_skb(napi, frame->len);
+
+	if (unlikely(!skb))
+		return -ENOMEM;
+
+	skb_put_data(skb, frame->data, frame->len);
+	skb->protocol = eth_type_trans(skb, dev);
+	if ((frame->flags & NETVSC_RX_CSUM_OK) && (dev->features & NETIF_F_RXCSUM))
+		skb->ip_summed = CHECKSUM_UNNECESSARY;
+	if ((frame->flags & NETVSC_RX_HASH) && (dev->features & NETIF_F_RXHASH))
+		skb_set_hash(skb, frame->hash, frame->flags & NETVSC_RX_HASH_L4 ?
+			     PKT_HASH_TYPE_L4 : PKT_HASH_TYPE_L3);
+	if (frame->flags & NETVSC_RX_VLAN)
+		__vlan_hwaccel_put_tag(skb, htons(ETH_P_8021Q), frame->vlan_tci);
+	skb_record_rx_queue(skb, frame->queue);
+	napi_gro_receive(napi, skb);
+	return 0;
+}
+
+/* Pages touched by @len bytes at offset @offset of a page. */
+static u32 pages_of(u32 offset, u32 len)
+{
+	return HVPFN_UP(offset_in_hvpage(offset) + len);
+}
+
+static u32 tx_pages(const struct sk_buff *skb)
+{
+	const struct skb_shared_info *shinfo = skb_shinfo(skb);
+	u32 pages = pages_of(offset_in_page(skb->data), skb_headlen(skb));
+	unsigned int i;
+
+	for (i = 0; i < shinfo->nr_frags; i++)
+		pages += pages_of(skb_frag_off(&shinfo->frags[i]), skb_frag_size(&shinfo->frags[i]));
+	return pages;
+}
+
+/* Moves a tag that stands in the frame into the skb's metadata, as the host wants it. */
+static int tx_take_vlan(struct sk_buff *skb)
+{
+	u16 tci;
+	int err;
+
+	skb_reset_mac_header(skb);
+	err = __skb_vlan_pop(skb, &tci);
+	if (err)
+		return err;
+	__vlan_hwaccel_put_tag(skb, htons(ETH_P_8021Q), tci);
+	return 0;
+}
+
+/* Prepares the headers for the host's segmentation: lengths zero, pseudo-header sum without length. */
+static int tx_prepare_lso(struct sk_buff *skb, struct netvsc_tx_meta *meta)
+{
+	int err = skb_cow_head(skb, 0);
+
+	if (err)
+		return err;
+	if (skb_is_gso_v6(skb)) {
+		tcp_v6_gso_csum_prep(skb);
+		meta->flags |= NETVSC_TX_IPV6;
+	} else {
+		struct iphdr *ip = ip_hdr(skb);
+
+		ip->tot_len = 0;
+		ip->check = 0;
+		tcp_hdr(skb)->check = ~csum_tcpudp_magic(ip->saddr, ip->daddr, 0, IPPROTO_TCP, 0);
+	}
+	meta->mss = skb_shinfo(skb)->gso_size;
+	meta->packets = skb_shinfo(skb)->gso_segs ?: 1;
+	meta->wire_bytes = skb->len + (meta->packets - 1) * skb_tcp_all_headers(skb);
+	meta->l4_offset = skb_transport_offset(skb);
+	meta->flags |= NETVSC_TX_LSO;
+	return 0;
+}
+
+/* The checksum offload that @skb asks for, as a NETVSC_CSUM_ bit; 0 if the host knows no such one. */
+static u32 tx_csum_kind(const struct sk_buff *skb)
+{
+	if (skb->protocol == htons(ETH_P_IP)) {
+		if (ip_hdr(skb)->protocol == IPPROTO_TCP)
+			return NETVSC_CSUM_TCP4;
+		if (ip_hdr(skb)->protocol == IPPROTO_UDP)
+			return NETVSC_CSUM_UDP4;
+	} else if (skb->protocol == htons(ETH_P_IPV6)) {
+		if (ipv6_hdr(skb)->nexthdr == IPPROTO_TCP)
+			return NETVSC_CSUM_TCP6;
+		if (ipv6_hdr(skb)->nexthdr == IPPROTO_UDP)
+			return NETVSC_CSUM_UDP6;
+	}
+	return 0;
+}
+
+static int tx_prepare_csum(struct sk_buff *skb, u32 csum_mask, struct netvsc_tx_meta *meta)
+{
+	u32 kind = tx_csum_kind(skb);
+
+	if (!(kind & csum_mask))
+		return skb_checksum_help(skb);
+	meta->flags |= NETVSC_TX_CSUM;
+	if (kind & (NETVSC_CSUM_TCP6 | NETVSC_CSUM_UDP6))
+		meta->flags |= NETVSC_TX_IPV6;
+	if (kind & (NETVSC_CSUM_UDP4 | NETVSC_CSUM_UDP6))
+		meta->flags |= NETVSC_TX_UDP;
+	meta->l4_offset = skb_transport_offset(skb);
+	return 0;
+}
+
+/*
+ * netvsc_tx_prepare - make a frame ready for the host and say what the host must know of it
+ *
+ * Takes a VLAN tag out of the frame, prepares LSO headers or computes a checksum in software where
+ * @csum_mask lacks the protocol, and linearises a frame that touches more than @max_pages pages.
+ * Idempotent: a frame that was not accepted may come again. Context: ndo_start_xmit.
+ * Return: 0; -ENOMEM; -E2BIG when the frame cannot be brought below @max_pages; another errno when
+ * its VLAN tag is broken.
+ */
+int netvsc_tx_prepare(struct sk_buff *skb, u32 max_pages, u32 csum_mask,
+		      struct netvsc_tx_meta *meta)
+{
+	u32 pages;
+	int err;
+
+	meta->flags = netdev_xmit_more() ? NETVSC_TX_MORE : 0;
+	meta->packets = 1;
+
+	pages = tx_pages(skb);
+	if (unlikely(pages > max_pages)) {
+		if (skb_linearize(skb))
+			return -ENOMEM;
+		meta->flags |= NETVSC_TX_LINEARIZED;
+		pages = tx_pages(skb);
+		if (pages > max_pages)
+			return -E2BIG;
+	}
+	if (unlikely(skb->protocol == htons(ETH_P_8021Q))) {
+		err = tx_take_vlan(skb);
+		if (err)
+			return err;
+	}
+	if (skb_vlan_tag_present(skb)) {
+		meta->flags |= NETVSC_TX_VLAN;
+		meta->vlan_tci = skb_vlan_tag_get(skb);
+	}
+	meta->hash = skb_get_hash_raw(skb);
+	if (meta->hash)
+		meta->flags |= NETVSC_TX_HASH;
+
+	meta->wire_bytes = skb->len;
+	if (skb_is_gso(skb))
+		err = tx_prepare_lso(skb, meta);
+	else if (skb->ip_summed == CHECKSUM_PARTIAL)
+		err = tx_prepare_csum(skb, csum_mask, meta);
+	else
+		err = 0;
+	if (err)
+		return -ENOMEM;
+
+	skb_tx_timestamp(skb);
+	meta->len = skb->len;
+	/* Each range costs 8 bytes and 8 a page; the linear part is a range if there is one. */
+	meta->ranges_size = 8 * (pages + skb_shinfo(skb)->nr_frags + !!skb_headlen(skb));
+	return 0;
+}
+
+/* One GPA range of consecutive page frames; returns the first byte behind it. */
+static u8 *put_range(u8 *out, u64 pfn, u32 offset, u32 len)
+{
+	struct hv_mpb_array *range = (struct hv_mpb_array *)out;
+	u32 pages = HVPFN_UP(offset + len);
+	u32 i;
+
+	range->len = len;
+	range->offset = offset;
+	for (i = 0; i < pages; i++)
+		range->pfn_array[i] = pfn + i;
+	return out + struct_size(range, pfn_array, pages);
+}
+
+/*
+ * netvsc_tx_ranges - describe a frame's memory as GPA-direct ranges
+ *
+ * Writes one range a contiguous piece into @out and their number into @count.
+ * Return: bytes written, -E2BIG when @size is too small.
+ */
+int netvsc_tx_ranges(const struct sk_buff *skb, u8 *out, u32 size, u32 *count)
+{
+	const struct skb_shared_info *shinfo = skb_shinfo(skb);
+	u8 *at = out, *end = out + size;
+	unsigned int i;
+
+	*count = 0;
+	if (skb_headlen(skb)) {
+		u32 offset = offset_in_hvpage(skb->data);
+
+		if (8 + 8 * pages_of(offset, skb_headlen(skb)) > end - at)
+			return -E2BIG;
+		at = put_range(at, virt_to_hvpfn(skb->data), offset, skb_headlen(skb));
+		++*count;
+	}
+	for (i = 0; i < shinfo->nr_frags; i++) {
+		const skb_frag_t *frag = &shinfo->frags[i];
+		phys_addr_t phys = page_to_phys(skb_frag_page(frag)) + skb_frag_off(frag);
+		u32 offset = phys & ~HV_HYP_PAGE_MASK;
+
+		if (8 + 8 * pages_of(offset, skb_frag_size(frag)) > end - at)
+			return -E2BIG;
+		at = put_range(at, phys >> HV_HYP_PAGE_SHIFT, offset, skb_frag_size(frag));
+		++*count;
+	}
+	return at - out;
+}
+
+/* netvsc_tx_copy - copy a whole frame of @len bytes into send-section memory. */
+bool netvsc_tx_copy(const struct sk_buff *skb, void *to, u32 len)
+{
+	if (likely(!skb_is_nonlinear(skb))) {
+		memcpy(to, skb->data, len);
+		return true;
+	}
+	return !skb_copy_bits(skb, 0, to, len);
+}
+
+/* netvsc_txq_stop - stop a queue; inline in C. */
+void netvsc_txq_stop(struct net_device *dev, unsigned int queue)
+{
+	netif_tx_stop_queue(netdev_get_tx_queue(dev, queue));
+}
+
+/* netvsc_txq_wake - wake a queue; its address is an inline computation. */
+void netvsc_txq_wake(struct net_device *dev, unsigned int queue)
+{
+	netif_tx_wake_queue(netdev_get_tx_queue(dev, queue));
+}
+
+bool netvsc_txq_stopped(const struct net_device *dev, unsigned int queue)
+{
+	return netif_tx_queue_stopped(netdev_get_tx_queue(dev, queue));
+}
+
+/* netvsc_txq_lock_bh - the lock that ndo_start_xmit of this queue runs under. */
+void netvsc_txq_lock_bh(struct net_device *dev, unsigned int queue)
+{
+	__netif_tx_lock_bh(netdev_get_tx_queue(dev, queue));
+}
+
+void netvsc_txq_unlock_bh(struct net_device *dev, unsigned int queue)
+{
+	__netif_tx_unlock_bh(netdev_get_tx_queue(dev, queue));
+}
+
+void netvsc_tx_disable(struct net_device *dev)
+{
+	netif_tx_disable(dev);
+}
+
+void netvsc_tx_wake_all(struct net_device *dev)
+{
+	netif_tx_wake_all_queues(dev);
+}
+
+u16 netvsc_skb_queue(const struct sk_buff *skb)
+{
+	return skb_get_queue_mapping(skb);
+}
+
+/*
+ * netvsc_pick_tx - the transmit queue that is already decided for @skb
+ *
+ * Return: the socket's cached queue or the recorded receive queue (forwarding) if there is one, else
+ * -1 with the flow hash in @hash.
+ */
+int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 *hash)
+{
+	const struct sock *sk = skb->sk;
+	int queue = sk ? sk_tx_queue_get(sk) : -1;
+
+	if (queue >= 0 && !skb->ooo_okay && queue < dev->real_num_tx_queues)
+		return queue;
+	if (!sk && skb_rx_queue_recorded(skb)) {
+		queue = skb_get_rx_queue(skb);
+		if (queue < dev->real_num_tx_queues)
+			return queue;
+	}
+	*hash = skb_get_hash(skb);
+	return -1;
+}
+
+/* netvsc_pick_tx_done - let the socket remember the queue picked for it. */
+void netvsc_pick_tx_done(struct sk_buff *skb, u16 queue)
+{
+	struct sock *sk = skb->sk;
+
+	if (sk && sk_fullsock(sk) && rcu_access_pointer(sk->sk_dst_cache) &&
+	    sk_tx_queue_get(sk) != queue)
+		sk_tx_queue_set(sk, queue);
+}
+
+void netvsc_dev_hold(struct net_device *dev)
+{
+	dev_hold(dev);
+}
+
+void netvsc_dev_put(struct net_device *dev)
+{
+	dev_put(dev);
+}
+
+/* netvsc_napi_add - add a NAPI whose settings persist by queue index; inline in C. */
+int netvsc_napi_add(struct net_device *dev, struct napi_struct *napi,
+		    int (*poll)(struct napi_struct *, int), int index)
+{
+	netif_napi_add_config(dev, napi, poll, index);
+	return 0;
+}
+
+/* netvsc_napi_link - tell netlink which NAPI serves queue @index. Context: RTNL once registered. */
+void netvsc_napi_link(struct net_device *dev, struct napi_struct *napi, int index)
+{
+	netif_queue_set_napi(dev, index, NETDEV_QUEUE_TYPE_RX, napi);
+	netif_queue_set_napi(dev, index, NETDEV_QUEUE_TYPE_TX, napi);
+}
+
+/* netvsc_napi_del - delete a disabled NAPI and wait for readers of the device's list. */
+void netvsc_napi_del(struct net_device *dev, struct napi_struct *napi, int index, bool linked)
+{
+	if (linked)
+		netvsc_napi_link(dev, NULL, index);
+	netif_napi_del(napi);
+}
+
+void netvsc_set_parent(struct net_device *dev, struct device *parent)
+{
+	SET_NETDEV_DEV(dev, parent);
+}
+
+/*
+ * netvsc_set_features - offer to the stack what the host offers (NETIF_F_ constants are cast macros)
+ *
+ * Context: before registration.
+ */
+void netvsc_set_features(struct net_device *dev, u32 csum_mask, bool tso4, bool tso6)
+{
+	netdev_features_t hw = NETIF_F_RXCSUM | NETIF_F_SG | NETIF_F_RXHASH;
+
+	if (csum_mask & NETVSC_CSUM_TCP4)
+		hw |= NETIF_F_IP_CSUM;
+	if (csum_mask & NETVSC_CSUM_TCP6)
+		hw |= NETIF_F_IPV6_CSUM;
+	if (tso4)
+		hw |= NETIF_F_TSO;
+	if (tso6)
+		hw |= NETIF_F_TSO6;
+	dev->hw_features = hw;
+	dev->features = hw | NETIF_F_HIGHDMA | NETIF_F_HW_VLAN_CTAG_TX | NETIF_F_HW_VLAN_CTAG_RX;
+	dev->vlan_features = dev->features;
+}
+
+bool netvsc_dev_registered(const struct net_device *dev)
+{
+	return dev->reg_state == NETREG_REGISTERED;
+}
+
+bool netvsc_dev_running(const struct net_device *dev)
+{
+	return netif_running(dev);
+}
+
+void netvsc_eth_hw_addr_set(struct net_device *dev, const u8 *addr)
+{
+	eth_hw_addr_set(dev, addr);
+}
+
+void netvsc_synchronize_net(void)
+{
+	synchronize_net();
+}
+
+u32 netvsc_num_default_queues(void)
+{
+	return netif_get_num_default_rss_queues();
+}
+
+u32 netvsc_nr_cpu_ids(void)
+{
+	return nr_cpu_ids;
+}
+
+bool netvsc_cpu_present(u32 cpu)
+{
+	return cpu < nr_cpu_ids && cpu_present(cpu);
+}
+
+u32 netvsc_online_cpus(void)
+{
+	return num_online_cpus();
+}
+
+void netvsc_spin_lock_bh(spinlock_t *lock)
+{
+	spin_lock_bh(lock);
+}
+
+void netvsc_spin_unlock_bh(spinlock_t *lock)
+{
+	spin_unlock_bh(lock);
+}
+
+bool netvsc_spin_trylock_bh(spinlock_t *lock)
+{
+	return spin_trylock_bh(lock);
+}
+
+void netvsc_delayed_work_init(struct delayed_work *work, work_func_t fn)
+{
+	INIT_DELAYED_WORK(work, fn);
+}
+
+void netvsc_delayed_work_queue(struct delayed_work *work, unsigned int msecs)
+{
+	schedule_delayed_work(work, msecs_to_jiffies(msecs));
+}
+
+void netvsc_delayed_work_cancel_sync(struct delayed_work *work)
+{
+	cancel_delayed_work_sync(work);
+}

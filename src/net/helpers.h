@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * C side of src/net: what is inline, a macro or a bit-field in C, or would cost several calls per
+ * packet from Rust. One fat helper a packet and direction, see kernel-doc in helpers.c.
+ */
+#ifndef NETVSC_NET_HELPERS_H
+#define NETVSC_NET_HELPERS_H
+
+#include <linux/ethtool.h>
+#include <linux/etherdevice.h>
+#include <linux/netdevice.h>
+#include <linux/skbuff.h>
+#include <linux/workqueue.h>
+#include <net/netdev_queues.h>
+
+/* struct netvsc_rx_frame.flags */
+#define NETVSC_RX_HASH		0x01
+#define NETVSC_RX_HASH_L4	0x02
+#define NETVSC_RX_VLAN		0x04
+#define NETVSC_RX_CSUM_OK	0x08
+
+struct netvsc_rx_frame {
+	const void *data;
+	u32 len;
+	u32 hash;
+	u16 vlan_tci;
+	u16 queue;
+	u8 flags;
+};
+
+/* struct netvsc_tx_meta.flags */
+#define NETVSC_TX_HASH		0x01
+#define NETVSC_TX_VLAN		0x02
+#define NETVSC_TX_CSUM		0x04
+#define NETVSC_TX_LSO		0x08
+#define NETVSC_TX_IPV6		0x10
+#define NETVSC_TX_UDP		0x20
+#define NETVSC_TX_MORE		0x40
+#define NETVSC_TX_LINEARIZED	0x80
+
+/* Checksum offloads the host grants, the csum_mask of netvsc_tx_prepare(). */
+#define NETVSC_CSUM_TCP4	0x1
+#define NETVSC_CSUM_TCP6	0x2
+#define NETVSC_CSUM_UDP4	0x4
+#define NETVSC_CSUM_UDP6	0x8
+
+struct netvsc_tx_meta {
+	u32 len;
+	u32 hash;
+	u32 packets;
+	u32 wire_bytes;
+	u16 vlan_tci;
+	u16 mss;
+	u16 l4_offset;
+	u16 ranges_size;
+	u8 flags;
+};
+
+int netvsc_rx_deliver(struct napi_struct *napi, const struct netvsc_rx_frame *frame);
+int netvsc_tx_prepare(struct sk_buff *skb, u32 max_pages, u32 csum_mask,
+		      struct netvsc_tx_meta *meta);
+int netvsc_tx_ranges(const struct sk_buff *skb, u8 *out, u32 size, u32 *count);
+bool netvsc_tx_copy(const struct sk_buff *skb, void *to, u32 len);
+
+void netvsc_txq_stop(struct net_device *dev, unsigned int queue);
+void netvsc_txq_wake(struct net_device *dev, unsigned int queue);
+bool netvsc_txq_stopped(const struct net_device *dev, unsigned int queue);
+void netvsc_txq_lock_bh(struct net_device *dev, unsigned int queue);
+void netvsc_txq_unlock_bh(struct net_device *dev, unsigned int queue);
+void netvsc_tx_disable(struct net_device *dev);
+void netvsc_tx_wake_all(struct net_device *dev);
+
+u16 netvsc_skb_queue(const struct sk_buff *skb);
+int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 *hash);
+void netvsc_pick_tx_done(struct sk_buff *skb, u16 queue);
+
+void netvsc_dev_hold(struct net_device *dev);
+void netvsc_dev_put(struct net_device *dev);
+int netvsc_napi_add(struct net_device *dev, struct napi_struct *napi,
+		    int (*poll)(struct napi_struct *, int), int index);
+void netvsc_napi_del(struct net_device *dev, struct napi_struct *napi, int index, bool linked);
+void netvsc_napi_link(struct net_device *dev, struct napi_struct *napi, int index);
+void netvsc_set_parent(struct net_device *dev, struct device *parent);
+void netvsc_set_features(struct net_device *dev, u32 csum_mask, bool tso4, bool tso6);
+bool netvsc_dev_registered(const struct net_device *dev);
+bool netvsc_dev_running(const struct net_device *dev);
+void netvsc_eth_hw_addr_set(struct net_device *dev, const u8 *addr);
+void netvsc_synchronize_net(void);
+u32 netvsc_num_default_queues(void);
+u32 netvsc_nr_cpu_ids(void);
+bool netvsc_cpu_present(u32 cpu);
+u32 netvsc_online_cpus(void);
+
+void netvsc_spin_lock_bh(spinlock_t *lock);
+void netvsc_spin_unlock_bh(spinlock_t *lock);
+bool netvsc_spin_trylock_bh(spinlock_t *lock);
+
+void netvsc_delayed_work_init(struct delayed_work *work, work_func_t fn);
+void netvsc_delayed_work_queue(struct delayed_work *work, unsigned int msecs);
+void netvsc_delayed_work_cancel_sync(struct delayed_work *work);
+
+#endif /* NETVSC_NET_HELPERS_H */

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe abstractions over the kernel's networking API, written as if they were `kernel::net`.
+//!
+//! Everything here is generic: nothing names VMBus, NVSP or RNDIS. Driver logic above has no unsafe
+//! code because the arguments about contexts, locks and lifetimes are made here, once:
+//!
+//! * [`Device`], [`UniqueDevice`], [`Registration`]: a network device and its life.
+//! * [`Operations`] and [`ethtool::Operations`]: what the core calls.
+//! * [`Napi`]: a poll context with state that only its poll can touch.
+//! * [`Published`]: an object that packet paths read without a lock and configuration replaces.
+//! * [`TxCell`]: state that only the holder of a transmit queue's lock can touch.
+//! * [`SkBuff`]: an owned socket buffer, which has to end somewhere.
+//! * [`Rtnl`], [`Config`], [`SoftIrq`]: tokens that say in which context code runs.
+//!
+//! # The lock model
+//!
+//! The device is not ops-locked: configuration (open, stop, MTU, channels, ...) runs under RTNL, before
+//! registration under the exclusive [`UniqueDevice`]. Both give a [`Config`]. This file and [`token`]
+//! are the place to change that.
+
+mod device;
+mod in_flight;
+mod napi;
+mod ops;
+mod published;
+mod rx;
+mod skb;
+mod spinlock_bh;
+mod token;
+mod tx_cell;
+mod work;
+
+pub(crate) mod ethtool;
+
+pub(crate) use device::{Device, DeviceRef, Registration, UniqueDevice};
+pub(crate) use in_flight::InFlight;
+pub(crate) use napi::{Napi, NapiRegistration, Poll, PollContext};
+pub(crate) use ops::{Operations, Stats64, TxVerdict};
+pub(crate) use published::Published;
+pub(crate) use rx::RxFrame;
+pub(crate) use skb::{GpaRangeList, SkBuff, TxOffload, TxPrepared};
+pub(crate) use spinlock_bh::SpinLockBh;
+pub(crate) use token::{Config, Rtnl, SoftIrq};
+pub(crate) use tx_cell::{TxCell, TxQueueGuard};
+pub(crate) use work::DelayedWork;

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! NAPI: a poll context and the state that only its poll touches.
+//!
+//! C header: `include/linux/netdevice.h`.
+
+use super::{Config, Device, DeviceRef, SoftIrq};
+use crate::bindings;
+use core::{cell::UnsafeCell, marker::PhantomPinned, ops::Deref, sync::atomic::{AtomicBool, Ordering}};
+use kernel::{
+    ffi::c_int,
+    prelude::*,
+    sync::Arc,
+    types::{NotThreadSafe, Opaque},
+};
+
+/// What a NAPI context polls.
+pub(crate) trait Poll: Send + Sync + Sized + 'static {
+    /// State that only the poll touches.
+    type State: Send;
+
+    /// Handles up to `budget` packets and returns how many. A return below the budget must follow
+    /// [`PollContext::complete`]; at the budget the core polls again. Runs in softirq.
+    fn poll(&self, poll: &PollContext<'_>, state: &mut Self::State, budget: u32) -> u32;
+}
+
+/// A NAPI context around `T`. Dereferences to `T`.
+///
+/// Lives in an [`Arc`] because interrupts refer to it; exists only registered (see
+/// [`NapiRegistration`]) or deleted, so that scheduling is always sound: a context that is disabled
+/// or deleted has `NAPI_STATE_SCHED` set and is not scheduled.
+///
+/// # Invariants
+///
+/// `napi` was given to `netif_napi_add` with our poll function.
+#[pin_data]
+pub(crate) struct Napi<T: Poll> {
+    #[pin]
+    napi: Opaque<bindings::napi_struct>,
+    data: T,
+    state: UnsafeCell<T::State>,
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+// SAFETY: `data` is `Send + Sync` by `Poll`, `state` is `Send`; the C object has its own locking.
+unsafe impl<T: Poll> Send for Napi<T> {}
+// SAFETY: As above; `state` is reached only in the poll, which the core never runs twice at a time.
+unsafe impl<T: Poll> Sync for Napi<T> {}
+
+impl<T: Poll> Deref for Napi<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.data
+    }
+}
+
+impl<T: Poll> Napi<T> {
+    /// Schedules the poll unless it is scheduled or disabled. `prepare` runs first, in the one case
+    /// that it is going to be scheduled. For hard interrupts.
+    #[inline]
+    pub(crate) fn schedule_irqoff(&self, prepare: impl FnOnce()) {
+        // SAFETY: Added by the invariant; may be called in any context.
+        if unsafe { bindings::napi_schedule_prep(self.napi.get()) } {
+            prepare();
+            // SAFETY: `napi_schedule_prep` gave us the right to schedule; interrupts are off in a
+            // hard interrupt.
+            unsafe { bindings::__napi_schedule_irqoff(self.napi.get()) };
+        }
+    }
+
+    /// Schedules the poll unless it is scheduled or disabled. Any context.
+    pub(crate) fn schedule(&self) {
+        // SAFETY: Added by the invariant; may be called in any context.
+        if unsafe { bindings::napi_schedule_prep(self.napi.get()) } {
+            // SAFETY: As in `schedule_irqoff`; this form saves the interrupt state itself.
+            unsafe { bindings::__napi_schedule(self.napi.get()) };
+        }
+    }
+
+    unsafe extern "C" fn poll_trampoline(napi: *mut bindings::napi_struct, budget: c_int) -> c_int {
+        // SAFETY: The core calls with the `napi_struct` that was added, which is the `napi` member
+        // of a `Self` that lives until after `netif_napi_del` (`Opaque` is transparent).
+        let this = unsafe { &*kernel::container_of!(napi.cast(), Self, napi) };
+        let context = PollContext {
+            napi,
+            // SAFETY: NAPI polls run with bottom halves disabled.
+            section: unsafe { SoftIrq::assume() },
+            _thread: NotThreadSafe,
+        };
+        // SAFETY: The core runs one poll of a NAPI at a time, and nothing else reaches `state`.
+        let state = unsafe { &mut *this.state.get() };
+        let budget = budget.max(0) as u32;
+        this.data.poll(&context, state, budget).min(budget) as c_int
+    }
+}
+
+/// Runs inside a NAPI poll.
+pub(crate) struct PollContext<'a> {
+    napi: *mut bindings::napi_struct,
+    section: SoftIrq<'a>,
+    _thread: NotThreadSafe,
+}
+
+impl<'a> PollContext<'a> {
+    /// The NAPI being polled.
+    pub(super) fn as_napi(&self) -> *mut bindings::napi_struct {
+        self.napi
+    }
+
+    /// The softirq section that the poll runs in.
+    #[inline]
+    pub(crate) fn section(&self) -> SoftIrq<'a> {
+        self.section
+    }
+
+    /// Ends polling after `work` packets. False if the core wants another poll: then the interrupt
+    /// stays masked.
+    pub(crate) fn complete(&self, work: u32) -> bool {
+        // SAFETY: Called in the poll of this NAPI.
+        unsafe { bindings::napi_complete_done(self.napi, work as c_int) }
+    }
+
+    /// Schedules the poll again, after [`PollContext::complete`], because more has come. `prepare`
+    /// runs first if nobody else has scheduled it meanwhile.
+    pub(crate) fn reschedule(&self, prepare: impl FnOnce()) {
+        // SAFETY: The NAPI is added; any context.
+        if unsafe { bindings::napi_schedule_prep(self.napi) } {
+            prepare();
+            // SAFETY: As in `Napi::schedule`.
+            unsafe { bindings::__napi_schedule(self.napi) };
+        }
+    }
+}
+
+/// A NAPI context in its device's list. Dropping disables it, waits for its poll and deletes it.
+pub(crate) struct NapiRegistration<T: Poll, D> {
+    napi: Arc<Napi<T>>,
+    dev: DeviceRef<D>,
+    index: u16,
+    enabled: bool,
+    linked: AtomicBool,
+}
+
+impl<T: Poll, D> NapiRegistration<T, D> {
+    /// Adds a disabled NAPI for queue `index` of `dev`. Settings that the user made for this index
+    /// come back (`netif_napi_add_config`).
+    pub(crate) fn new(
+        dev: &Device<D>,
+        index: u16,
+        data: T,
+        state: impl PinInit<T::State, Error>,
+        _config: &Config<'_>,
+    ) -> Result<Self> {
+        if u32::from(index) >= dev.rx_queues().min(dev.tx_queues()) {
+            return Err(EINVAL);
+        }
+        let napi = Arc::pin_init(
+            try_pin_init!(Napi {
+                // SAFETY: `slot` is valid for writes; all zeroes is what C expects before the add.
+                napi <- Opaque::ffi_init(|slot: *mut bindings::napi_struct| unsafe {
+                    slot.write_bytes(0, 1)
+                }),
+                data,
+                state <- UnsafeCell::pin_init(state),
+                _pin: PhantomPinned,
+            }? Error),
+            GFP_KERNEL,
+        )?;
+        // SAFETY: `dev` is alive and stays so while we hold a reference; `napi` is zeroed, pinned in
+        // its `Arc`, and lives until after the del in `drop`; `index` was checked.
+        // INVARIANT: This is the add that `Napi` speaks of.
+        kernel::error::to_result(unsafe {
+            bindings::netvsc_napi_add(
+                dev.as_raw(),
+                napi.napi.get(),
+                Some(Napi::<T>::poll_trampoline),
+                index.into(),
+            )
+        })?;
+        Ok(Self {
+            napi,
+            dev: dev.to_ref(),
+            index,
+            enabled: false,
+            linked: AtomicBool::new(false),
+        })
+    }
+
+    /// The context, for interrupts and the transmit path.
+    pub(crate) fn napi(&self) -> &Arc<Napi<T>> {
+        &self.napi
+    }
+
+    /// Lets the poll run.
+    pub(crate) fn enable(&mut self) {
+        if !self.enabled {
+            // SAFETY: Added, and disabled since.
+            unsafe { bindings::napi_enable(self.napi.napi.get()) };
+            self.enabled = true;
+        }
+    }
+
+    /// Waits for the poll and keeps it from running. Sleeps.
+    pub(crate) fn disable(&mut self) {
+        if self.enabled {
+            // SAFETY: Added and enabled; configuration may sleep.
+            unsafe { bindings::napi_disable(self.napi.napi.get()) };
+            self.enabled = false;
+        }
+    }
+
+    /// Tells netlink that this NAPI serves its queue, once the queue exists.
+    pub(crate) fn link(&self, _config: &Config<'_>) {
+        // SAFETY: Under RTNL, or the device is not registered: both are what C asserts.
+        unsafe {
+            bindings::netvsc_napi_link(
+                self.dev.as_raw(),
+                self.napi.napi.get(),
+                self.index.into(),
+            )
+        };
+        self.linked.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<T: Poll, D> Drop for NapiRegistration<T, D> {
+    fn drop(&mut self) {
+        self.disable();
+        // SAFETY: Added in `new`, disabled just now; the device is alive. Whoever links holds a
+        // `Config`, and so does whoever drops a linked registration (configuration owns these).
+        unsafe {
+            bindings::netvsc_napi_del(
+                self.dev.as_raw(),
+                self.napi.napi.get(),
+                self.index.into(),
+                self.linked.load(Ordering::Relaxed),
+            )
+        };
+    }
+}

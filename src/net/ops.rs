@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the core calls on a network device: the driver's trait and the C table that leads to it.
+
+use super::{ethtool, Config, Device, Rtnl, SkBuff, SoftIrq, TxQueueGuard};
+use crate::bindings;
+use core::marker::PhantomData;
+use kernel::{
+    error::from_result,
+    ffi::{c_int, c_void},
+    prelude::*,
+};
+
+/// What became of a frame given to [`Operations::start_xmit`].
+pub(crate) enum TxVerdict {
+    /// The driver has it: sent, or dropped and counted.
+    Taken,
+    /// The queue is stopped; the stack keeps the frame and tries again.
+    Busy(SkBuff),
+}
+
+/// Interface totals.
+#[derive(Default)]
+pub(crate) struct Stats64 {
+    /// Frames received.
+    pub(crate) rx_packets: u64,
+    /// Bytes received.
+    pub(crate) rx_bytes: u64,
+    /// Frames received that were not for one station.
+    pub(crate) multicast: u64,
+    /// Frames lost for want of memory.
+    pub(crate) rx_dropped: u64,
+    /// Frames or messages from the host that were wrong.
+    pub(crate) rx_errors: u64,
+    /// Frames sent.
+    pub(crate) tx_packets: u64,
+    /// Bytes sent.
+    pub(crate) tx_bytes: u64,
+    /// Frames not sent.
+    pub(crate) tx_dropped: u64,
+    /// Frames that the host refused.
+    pub(crate) tx_errors: u64,
+}
+
+/// A network driver. `Self` lives in the device's private area.
+pub(crate) trait Operations: ethtool::Operations + Send + Sync + Sized + 'static {
+    /// The interface goes up.
+    fn open(dev: &Device<Self>, rtnl: &Rtnl) -> Result;
+
+    /// The interface goes down. Cannot fail: what the host does not confirm is done without it.
+    fn stop(dev: &Device<Self>, rtnl: &Rtnl);
+
+    /// The device leaves: the driver gives up everything that refers to it. Called once after the
+    /// last `stop`, and also for a device that was never registered; a second call does nothing.
+    fn released(dev: &Device<Self>, config: &Config<'_>);
+
+    /// A frame to send, on the queue that `queue` holds the lock of.
+    fn start_xmit(
+        dev: &Device<Self>,
+        skb: SkBuff,
+        queue: &mut TxQueueGuard<'_>,
+        section: SoftIrq<'_>,
+    ) -> TxVerdict;
+
+    /// The transmit queue for a frame with flow hash `hash` that has none yet.
+    fn select_queue(dev: &Device<Self>, hash: u32, section: SoftIrq<'_>) -> u16;
+
+    /// A new MTU, within the limits of the device. On error nothing has changed.
+    fn change_mtu(dev: &Device<Self>, rtnl: &Rtnl, mtu: u32) -> Result;
+
+    /// A new, valid hardware address. On error nothing has changed.
+    fn set_address(dev: &Device<Self>, rtnl: &Rtnl, address: &[u8; 6]) -> Result;
+
+    /// Flags or address lists changed: program the receive filter.
+    fn set_rx_mode(dev: &Device<Self>, rtnl: &Rtnl) -> Result;
+
+    /// Interface totals; must never go backwards.
+    fn stats(dev: &Device<Self>, stats: &mut Stats64);
+}
+
+/// The `net_device_ops` of a driver.
+pub(super) struct Vtable<T>(PhantomData<T>);
+
+impl<T: Operations> Vtable<T> {
+    const OPS: bindings::net_device_ops = {
+        // SAFETY: A table of optional function pointers: all zeroes is "none".
+        let mut ops: bindings::net_device_ops = unsafe { core::mem::zeroed() };
+        ops.ndo_open = Some(Self::open);
+        ops.ndo_stop = Some(Self::stop);
+        ops.ndo_uninit = Some(Self::uninit);
+        ops.ndo_start_xmit = Some(Self::start_xmit);
+        ops.ndo_select_queue = Some(Self::select_queue);
+        ops.ndo_change_mtu = Some(Self::change_mtu);
+        ops.ndo_validate_addr = Some(bindings::eth_validate_addr);
+        ops.ndo_set_mac_address = Some(Self::set_mac_address);
+        ops.ndo_set_rx_mode_async = Some(Self::set_rx_mode);
+        ops.ndo_get_stats64 = Some(Self::get_stats64);
+        ops
+    };
+
+    /// The table, for a device whose private area holds a `T`.
+    pub(super) fn ops() -> &'static bindings::net_device_ops {
+        &Self::OPS
+    }
+
+    unsafe extern "C" fn open(dev: *mut bindings::net_device) -> c_int {
+        // SAFETY: The core passes the device that the table belongs to, and holds RTNL.
+        let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
+        from_result(|| T::open(dev, &rtnl).map(|()| 0))
+    }
+
+    unsafe extern "C" fn stop(dev: *mut bindings::net_device) -> c_int {
+        // SAFETY: As in `open`.
+        let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
+        T::stop(dev, &rtnl);
+        0
+    }
+
+    unsafe extern "C" fn uninit(dev: *mut bindings::net_device) {
+        // SAFETY: As in `open`: called from unregistration or failed registration, under RTNL.
+        let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
+        T::released(dev, &Config::from(&rtnl));
+    }
+
+    unsafe extern "C" fn start_xmit(
+        skb: *mut bindings::sk_buff,
+        dev: *mut bindings::net_device,
+    ) -> bindings::netdev_tx_t {
+        // SAFETY: The core gives us the buffer, holds the lock of the queue that it names, and has
+        // bottom halves disabled for the whole call.
+        let (device, queue, section, skb) = unsafe {
+            let queue = bindings::netvsc_skb_queue(skb);
+            (
+                Device::<T>::from_raw(dev),
+                TxQueueGuard::assume_held(dev, queue),
+                SoftIrq::assume(),
+                SkBuff::from_raw(skb),
+            )
+        };
+        let mut queue = queue;
+        match T::start_xmit(device, skb, &mut queue, section) {
+            TxVerdict::Taken => bindings::netdev_tx_NETDEV_TX_OK,
+            TxVerdict::Busy(skb) => {
+                let _kept_by_core = skb.into_raw();
+                bindings::netdev_tx_NETDEV_TX_BUSY
+            }
+        }
+    }
+
+    unsafe extern "C" fn select_queue(
+        dev: *mut bindings::net_device,
+        skb: *mut bindings::sk_buff,
+        _sb_dev: *mut bindings::net_device,
+    ) -> u16 {
+        let mut hash = 0;
+        // SAFETY: Both are valid; the core has bottom halves disabled.
+        let picked = unsafe { bindings::netvsc_pick_tx(dev, skb, &mut hash) };
+        if let Ok(queue) = u16::try_from(picked) {
+            return queue;
+        }
+        // SAFETY: As above.
+        let (device, section) = unsafe { (Device::<T>::from_raw(dev), SoftIrq::assume()) };
+        let queue = T::select_queue(device, hash, section);
+        // SAFETY: `skb` is valid and ours to annotate here.
+        unsafe { bindings::netvsc_pick_tx_done(skb, queue) };
+        queue
+    }
+
+    unsafe extern "C" fn change_mtu(dev: *mut bindings::net_device, mtu: c_int) -> c_int {
+        // SAFETY: As in `open`.
+        let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
+        from_result(|| {
+            let mtu = u32::try_from(mtu).map_err(|_| EINVAL)?;
+            T::change_mtu(dev, &rtnl, mtu).map(|()| 0)
+        })
+    }
+
+    unsafe extern "C" fn set_mac_address(
+        dev: *mut bindings::net_device,
+        addr: *mut c_void,
+    ) -> c_int {
+        // SAFETY: `addr` is a `sockaddr` for an Ethernet device; the check is the core's own.
+        let checked = unsafe { bindings::eth_prepare_mac_addr_change(dev, addr) };
+        if checked != 0 {
+            return checked;
+        }
+        let mut address = [0u8; 6];
+        // SAFETY: `sa_data` of an Ethernet `sockaddr` has the six bytes of the address.
+        unsafe {
+            let sockaddr = addr.cast::<bindings::sockaddr>();
+            address
+                .as_mut_ptr()
+                .copy_from((&raw const (*sockaddr).sa_data).cast(), 6);
+        }
+        // SAFETY: As in `open`.
+        let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
+        from_result(|| {
+            T::set_address(dev, &rtnl, &address)?;
+            dev.set_address(&Config::from(&rtnl), &address);
+            Ok(0)
+        })
+    }
+
+    unsafe extern "C" fn set_rx_mode(
+        dev: *mut bindings::net_device,
+        _uc: *mut bindings::netdev_hw_addr_list,
+        _mc: *mut bindings::netdev_hw_addr_list,
+    ) -> c_int {
+        // SAFETY: As in `open`: the asynchronous form runs under RTNL for a device without ops lock.
+        let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
+        from_result(|| T::set_rx_mode(dev, &rtnl).map(|()| 0))
+    }
+
+    unsafe extern "C" fn get_stats64(
+        dev: *mut bindings::net_device,
+        storage: *mut bindings::rtnl_link_stats64,
+    ) {
+        // SAFETY: The core passes our device.
+        let dev = unsafe { Device::<T>::from_raw(dev) };
+        let mut stats = Stats64::default();
+        T::stats(dev, &mut stats);
+        // SAFETY: `storage` is valid for writes and ours during the call.
+        let storage = unsafe { &mut *storage };
+        storage.rx_packets = stats.rx_packets;
+        storage.rx_bytes = stats.rx_bytes;
+        storage.multicast = stats.multicast;
+        storage.rx_dropped = stats.rx_dropped;
+        storage.rx_errors = stats.rx_errors;
+        storage.tx_packets = stats.tx_packets;
+        storage.tx_bytes = stats.tx_bytes;
+        storage.tx_dropped = stats.tx_dropped;
+        storage.tx_errors = stats.tx_errors;
+    }
+}

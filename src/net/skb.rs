@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Socket buffers: owned, and made ready for a host that reads them from guest memory.
+//!
+//! C header: `include/linux/skbuff.h`.
+
+use crate::bindings;
+use core::{mem::ManuallyDrop, ptr::NonNull};
+use kernel::prelude::*;
+
+/// An owned socket buffer. Dropping it is the loss of a packet (`kfree_skb`, seen by drop monitors):
+/// a packet that arrived ends in [`SkBuff::consume`].
+///
+/// # Invariants
+///
+/// The pointer is valid and this is its only owner.
+pub(crate) struct SkBuff(NonNull<bindings::sk_buff>);
+
+// SAFETY: A socket buffer may be freed from any thread and context (`_any`).
+unsafe impl Send for SkBuff {}
+// SAFETY: `&SkBuff` gives read access only.
+unsafe impl Sync for SkBuff {}
+
+/// Work that the host has to do on a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TxOffload {
+    /// Nothing.
+    None,
+    /// Fill in the transport checksum.
+    Checksum {
+        /// IPv6 rather than IPv4.
+        ipv6: bool,
+        /// UDP rather than TCP.
+        udp: bool,
+        /// Offset of the transport header from the start of the frame.
+        l4_offset: u16,
+    },
+    /// Cut a TCP super-frame into segments of `mss` payload bytes.
+    Lso {
+        /// IPv6 rather than IPv4.
+        ipv6: bool,
+        /// Offset of the TCP header from the start of the frame.
+        l4_offset: u16,
+        /// Payload bytes of each segment.
+        mss: u16,
+    },
+}
+
+/// What [`SkBuff::prepare_tx`] found out about a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TxPrepared {
+    /// Bytes of the frame as the host reads it.
+    pub(crate) len: u32,
+    /// Frames on the wire, counting segments.
+    pub(crate) packets: u32,
+    /// Bytes on the wire, counting the headers of segments.
+    pub(crate) wire_bytes: u32,
+    /// Flow hash, if the stack has computed one.
+    pub(crate) hash: Option<u32>,
+    /// 802.1Q tag to insert.
+    pub(crate) vlan: Option<u16>,
+    /// What the host has to do.
+    pub(crate) offload: TxOffload,
+    /// Another frame follows at once on this queue (`netdev_xmit_more`).
+    pub(crate) more: bool,
+    /// The frame was in too many pieces and has been copied into one.
+    pub(crate) linearized: bool,
+    /// Bytes that [`GpaRangeList`] takes for it.
+    pub(crate) ranges_size: u16,
+}
+
+impl SkBuff {
+    /// Takes over a buffer.
+    ///
+    /// # Safety
+    ///
+    /// `raw` is valid and the caller gives its ownership away.
+    #[inline]
+    pub(super) unsafe fn from_raw(raw: *mut bindings::sk_buff) -> Self {
+        // SAFETY: Valid means not null.
+        // INVARIANT: The caller's promise.
+        Self(unsafe { NonNull::new_unchecked(raw) })
+    }
+
+    /// Gives the buffer away.
+    #[inline]
+    pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
+        ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    /// Makes the frame ready for the host: takes a VLAN tag out of it, prepares segmentation, computes
+    /// in software a checksum that `csum_mask` (`NETVSC_CSUM_*`) lacks, linearises it if it touches
+    /// more than `max_pages` pages. May be repeated on the same frame.
+    ///
+    /// `ENOMEM`: no memory. `E2BIG`: cannot be sent at all. Other errors: its VLAN tag is broken.
+    #[inline]
+    pub(crate) fn prepare_tx(&mut self, max_pages: u32, csum_mask: u32) -> Result<TxPrepared> {
+        let mut meta = core::mem::MaybeUninit::<bindings::netvsc_tx_meta>::zeroed();
+        // SAFETY: We own the buffer; the transmit path runs with bottom halves disabled.
+        let error = unsafe {
+            bindings::netvsc_tx_prepare(
+                self.0.as_ptr(),
+                max_pages,
+                csum_mask,
+                meta.as_mut_ptr(),
+            )
+        };
+        kernel::error::to_result(error)?;
+        // SAFETY: A struct of integers, zeroed and then filled.
+        Ok(TxPrepared::from_raw(unsafe { meta.assume_init_ref() }))
+    }
+
+    /// Copies the first `len` bytes to `to`.
+    ///
+    /// # Safety
+    ///
+    /// `to` is valid for writes of `len` bytes.
+    #[inline]
+    pub(crate) unsafe fn copy_to(&self, to: *mut u8, len: u32) -> Result {
+        // SAFETY: `self` is valid; `to` by the caller's promise. C checks `len` against the frame.
+        if unsafe { bindings::netvsc_tx_copy(self.0.as_ptr(), to.cast(), len) } {
+            Ok(())
+        } else {
+            Err(EFAULT)
+        }
+    }
+
+    /// The buffer has served its purpose. `budget` is the NAPI budget, 0 outside a poll.
+    #[inline]
+    pub(crate) fn consume(self, budget: u32) {
+        // SAFETY: We own the buffer. A budget of 0 means any context.
+        unsafe { bindings::napi_consume_skb(self.into_raw(), budget as i32) };
+    }
+}
+
+impl Drop for SkBuff {
+    fn drop(&mut self) {
+        // SAFETY: We own the buffer; this form is for any context.
+        unsafe {
+            bindings::dev_kfree_skb_any_reason(
+                self.0.as_ptr(),
+                bindings::skb_drop_reason_SKB_DROP_REASON_NOT_SPECIFIED,
+            )
+        };
+    }
+}
+
+impl TxPrepared {
+    #[inline]
+    fn from_raw(meta: &bindings::netvsc_tx_meta) -> Self {
+        let has = |flag: u32| u32::from(meta.flags) & flag != 0;
+        let ipv6 = has(bindings::NETVSC_TX_IPV6);
+        let offload = if has(bindings::NETVSC_TX_LSO) {
+            TxOffload::Lso {
+                ipv6,
+                l4_offset: meta.l4_offset,
+                mss: meta.mss,
+            }
+        } else if has(bindings::NETVSC_TX_CSUM) {
+            TxOffload::Checksum {
+                ipv6,
+                udp: has(bindings::NETVSC_TX_UDP),
+                l4_offset: meta.l4_offset,
+            }
+        } else {
+            TxOffload::None
+        };
+        Self {
+            len: meta.len,
+            packets: meta.packets,
+            wire_bytes: meta.wire_bytes,
+            hash: has(bindings::NETVSC_TX_HASH).then_some(meta.hash),
+            vlan: has(bindings::NETVSC_TX_VLAN).then_some(meta.vlan_tci),
+            offload,
+            more: has(bindings::NETVSC_TX_MORE),
+            linearized: has(bindings::NETVSC_TX_LINEARIZED),
+            ranges_size: meta.ranges_size,
+        }
+    }
+}
+
+/// GPA-direct ranges of a frame, in wire format: `{length u32, offset u32, page frame u64...}` each.
+pub(crate) struct GpaRangeList {
+    _private: (),
+}
+
+impl GpaRangeList {
+    /// Writes the ranges of `skb` into `out`. Returns bytes written and number of ranges; `E2BIG` if
+    /// `out` is smaller than [`TxPrepared::ranges_size`].
+    #[inline]
+    pub(crate) fn write(skb: &SkBuff, out: &mut [u8]) -> Result<(usize, u32)> {
+        let mut count = 0;
+        let size = u32::try_from(out.len()).unwrap_or(u32::MAX);
+        // SAFETY: `skb` is valid, `out` is writable for `size` bytes.
+        let written = unsafe {
+            bindings::netvsc_tx_ranges(skb.0.as_ptr(), out.as_mut_ptr(), size, &mut count)
+        };
+        usize::try_from(written)
+            .map(|written| (written, count))
+            .map_err(|_| Error::from_errno(written))
+    }
+}

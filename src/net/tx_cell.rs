@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! State that belongs to the holder of a transmit queue's lock.
+
+use super::Device;
+use crate::bindings;
+use core::{cell::UnsafeCell, marker::PhantomData};
+use kernel::types::NotThreadSafe;
+
+/// Proof of holding the lock of one transmit queue of one device: what `ndo_start_xmit` runs under.
+pub(crate) struct TxQueueGuard<'a> {
+    dev: *mut bindings::net_device,
+    queue: u16,
+    /// Taken here and to be given back, rather than by the core around `ndo_start_xmit`.
+    owned: bool,
+    _dev: PhantomData<&'a ()>,
+    _thread: NotThreadSafe,
+}
+
+impl<'a> TxQueueGuard<'a> {
+    /// The lock that the core holds around `ndo_start_xmit`.
+    ///
+    /// # Safety
+    ///
+    /// The lock of `queue` of `dev` is held by this CPU for `'a`, bottom halves disabled.
+    pub(super) unsafe fn assume_held(dev: *mut bindings::net_device, queue: u16) -> Self {
+        Self {
+            dev,
+            queue,
+            owned: false,
+            _dev: PhantomData,
+            _thread: NotThreadSafe,
+        }
+    }
+
+    /// Takes the lock of `queue`; `None` if the device has no such queue.
+    pub(crate) fn lock<T>(dev: &'a Device<T>, queue: u16) -> Option<Self> {
+        if u32::from(queue) >= dev.tx_queues() {
+            return None;
+        }
+        // SAFETY: `dev` lives for `'a` and has the queue.
+        unsafe { bindings::netvsc_txq_lock_bh(dev.as_raw(), queue.into()) };
+        Some(Self {
+            dev: dev.as_raw(),
+            queue,
+            owned: true,
+            _dev: PhantomData,
+            _thread: NotThreadSafe,
+        })
+    }
+
+    /// The queue whose lock is held.
+    pub(crate) fn queue(&self) -> u16 {
+        self.queue
+    }
+}
+
+impl Drop for TxQueueGuard<'_> {
+    fn drop(&mut self) {
+        if self.owned {
+            // SAFETY: Taken in `lock` by this thread (the guard is not `Send`).
+            unsafe { bindings::netvsc_txq_unlock_bh(self.dev, self.queue.into()) };
+        }
+    }
+}
+
+/// A value that only the holder of a certain transmit queue's lock can reach.
+pub(crate) struct TxCell<S> {
+    dev: *const bindings::net_device,
+    queue: u16,
+    value: UnsafeCell<S>,
+}
+
+// SAFETY: The value may move with the cell; the device pointer is only compared.
+unsafe impl<S: Send> Send for TxCell<S> {}
+// SAFETY: `get` gives the value to one lock holder at a time, on any CPU.
+unsafe impl<S: Send> Sync for TxCell<S> {}
+
+impl<S> TxCell<S> {
+    /// A value for the lock of `queue` of `dev`.
+    pub(crate) fn new<T>(dev: &Device<T>, queue: u16, value: S) -> Self {
+        Self {
+            dev: dev.as_raw(),
+            queue,
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// The value, for as long as the lock is held; `None` if the lock is another queue's.
+    #[inline]
+    pub(crate) fn get<'a>(&'a self, guard: &'a mut TxQueueGuard<'_>) -> Option<&'a mut S> {
+        if !core::ptr::eq(self.dev, guard.dev) || self.queue != guard.queue {
+            return None;
+        }
+        // SAFETY: `guard` proves that this CPU holds the lock that this cell was made for, and is
+        // borrowed mutably for as long as the result: nobody else has a reference to the value, and
+        // a guard for the same lock cannot exist twice, since the lock excludes it.
+        Some(unsafe { &mut *self.value.get() })
+    }
+}
