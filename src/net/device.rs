@@ -81,13 +81,13 @@ impl<T> Device<T> {
     /// Largest frame payload, in bytes.
     pub(crate) fn mtu(&self) -> u32 {
         // SAFETY: A word-sized field.
-        unsafe { (&raw const (*self.as_raw()).__bindgen_anon_1.__bindgen_anon_1.as_ref().mtu).read_volatile() }
+        unsafe { (&raw const (*self.as_raw()).mtu).read_volatile() }
     }
 
     /// Sets the MTU in the device, after the host took it.
     pub(crate) fn set_mtu(&self, _config: &Config<'_>, mtu: u32) {
         // SAFETY: Only configuration writes the field.
-        unsafe { (&raw mut (*self.as_raw()).__bindgen_anon_1.__bindgen_anon_1.as_mut().mtu).write_volatile(mtu) };
+        unsafe { (&raw mut (*self.as_raw()).mtu).write_volatile(mtu) };
     }
 
     /// Whether the interface is up (`IFF_UP` and opened).
@@ -255,12 +255,12 @@ impl<T: Operations> UniqueDevice<T> {
             unsafe { bindings::free_netdev(raw.as_ptr()) };
             return Err(error);
         }
-        // SAFETY: Not registered, so the fields are ours; both tables are static, and `parent`
+        // SAFETY: Not registered, so the fields are ours; both tables are static, `device::Device` is transparent over the C type, and `parent`
         // outlives the device because a bound driver's device does.
         unsafe {
             (*raw.as_ptr()).netdev_ops = Vtable::<T>::ops();
             (*raw.as_ptr()).ethtool_ops = ethtool::vtable::<T>();
-            bindings::netvsc_set_parent(raw.as_ptr(), parent.as_raw().cast());
+            bindings::netvsc_set_parent(raw.as_ptr(), core::ptr::from_ref(parent).cast_mut().cast());
         }
         Ok(Self(raw, PhantomData))
     }

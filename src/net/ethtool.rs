@@ -196,7 +196,7 @@ impl<T: ops::Operations> Vtable<T> {
 
     unsafe extern "C" fn get_sset_count(dev: *mut bindings::net_device, set: c_int) -> c_int {
         if set != bindings::ethtool_stringset_ETH_SS_STATS as c_int {
-            return EOPNOTSUPP.to_errno();
+            return -(kernel::bindings::EOPNOTSUPP as c_int);
         }
         // SAFETY: Called by the core.
         let (dev, rtnl) = unsafe { Self::enter(dev) };

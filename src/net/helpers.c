@@ -185,57 +185,33 @@ int netvsc_tx_prepare(struct sk_buff *skb, u32 max_pages, u32 csum_mask,
 
 	skb_tx_timestamp(skb);
 	meta->len = skb->len;
-	/* Each range costs 8 bytes and 8 a page; the linear part is a range if there is one. */
-	meta->ranges_size = 8 * (pages + skb_shinfo(skb)->nr_frags + !!skb_headlen(skb));
 	return 0;
 }
 
-/* One GPA range of consecutive page frames; returns the first byte behind it. */
-static u8 *put_range(u8 *out, u64 pfn, u32 offset, u32 len)
-{
-	struct hv_mpb_array *range = (struct hv_mpb_array *)out;
-	u32 pages = HVPFN_UP(offset + len);
-	u32 i;
-
-	range->len = len;
-	range->offset = offset;
-	for (i = 0; i < pages; i++)
-		range->pfn_array[i] = pfn + i;
-	return out + struct_size(range, pfn_array, pages);
-}
-
 /*
- * netvsc_tx_ranges - describe a frame's memory as GPA-direct ranges
+ * netvsc_tx_pieces - where the bytes of a frame lie, as physically contiguous pieces in order
  *
- * Writes one range a contiguous piece into @out and their number into @count.
- * Return: bytes written, -E2BIG when @size is too small.
+ * Return: number of pieces written to @out, -E2BIG when @max is too small.
  */
-int netvsc_tx_ranges(const struct sk_buff *skb, u8 *out, u32 size, u32 *count)
+int netvsc_tx_pieces(const struct sk_buff *skb, struct netvsc_tx_piece *out, u32 max)
 {
 	const struct skb_shared_info *shinfo = skb_shinfo(skb);
-	u8 *at = out, *end = out + size;
+	u32 count = 0;
 	unsigned int i;
 
-	*count = 0;
+	if (!!skb_headlen(skb) + shinfo->nr_frags > max)
+		return -E2BIG;
 	if (skb_headlen(skb)) {
-		u32 offset = offset_in_hvpage(skb->data);
-
-		if (8 + 8 * pages_of(offset, skb_headlen(skb)) > end - at)
-			return -E2BIG;
-		at = put_range(at, virt_to_hvpfn(skb->data), offset, skb_headlen(skb));
-		++*count;
+		out[count].address = virt_to_phys(skb->data);
+		out[count++].len = skb_headlen(skb);
 	}
 	for (i = 0; i < shinfo->nr_frags; i++) {
 		const skb_frag_t *frag = &shinfo->frags[i];
-		phys_addr_t phys = page_to_phys(skb_frag_page(frag)) + skb_frag_off(frag);
-		u32 offset = phys & ~HV_HYP_PAGE_MASK;
 
-		if (8 + 8 * pages_of(offset, skb_frag_size(frag)) > end - at)
-			return -E2BIG;
-		at = put_range(at, phys >> HV_HYP_PAGE_SHIFT, offset, skb_frag_size(frag));
-		++*count;
+		out[count].address = page_to_phys(skb_frag_page(frag)) + skb_frag_off(frag);
+		out[count++].len = skb_frag_size(frag);
 	}
-	return at - out;
+	return count;
 }
 
 /* netvsc_tx_copy - copy a whole frame of @len bytes into send-section memory. */
@@ -401,6 +377,11 @@ void netvsc_eth_hw_addr_set(struct net_device *dev, const u8 *addr)
 void netvsc_synchronize_net(void)
 {
 	synchronize_net();
+}
+
+u64 netvsc_virt_to_phys(const void *address)
+{
+	return virt_to_phys((void *)address);
 }
 
 u32 netvsc_num_default_queues(void)

@@ -52,14 +52,19 @@ struct netvsc_tx_meta {
 	u16 vlan_tci;
 	u16 mss;
 	u16 l4_offset;
-	u16 ranges_size;
 	u8 flags;
+};
+
+/* A physically contiguous part of a frame. */
+struct netvsc_tx_piece {
+	u64 address;
+	u32 len;
 };
 
 int netvsc_rx_deliver(struct napi_struct *napi, const struct netvsc_rx_frame *frame);
 int netvsc_tx_prepare(struct sk_buff *skb, u32 max_pages, u32 csum_mask,
 		      struct netvsc_tx_meta *meta);
-int netvsc_tx_ranges(const struct sk_buff *skb, u8 *out, u32 size, u32 *count);
+int netvsc_tx_pieces(const struct sk_buff *skb, struct netvsc_tx_piece *out, u32 max);
 bool netvsc_tx_copy(const struct sk_buff *skb, void *to, u32 len);
 
 void netvsc_txq_stop(struct net_device *dev, unsigned int queue);
@@ -86,6 +91,7 @@ bool netvsc_dev_registered(const struct net_device *dev);
 bool netvsc_dev_running(const struct net_device *dev);
 void netvsc_eth_hw_addr_set(struct net_device *dev, const u8 *addr);
 void netvsc_synchronize_net(void);
+u64 netvsc_virt_to_phys(const void *address);
 u32 netvsc_num_default_queues(void);
 u32 netvsc_nr_cpu_ids(void);
 bool netvsc_cpu_present(u32 cpu);

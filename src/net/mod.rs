@@ -20,11 +20,12 @@
 //! are the place to change that.
 
 mod device;
-mod in_flight;
+mod host_pages;
 mod napi;
 mod ops;
 mod published;
 mod rx;
+mod shared_memory;
 mod skb;
 mod spinlock_bh;
 mod token;
@@ -34,13 +35,14 @@ mod work;
 pub(crate) mod ethtool;
 
 pub(crate) use device::{Device, DeviceRef, Registration, UniqueDevice};
-pub(crate) use in_flight::InFlight;
+pub(crate) use host_pages::{HostPages, PAGE_SIZE};
 pub(crate) use napi::{Napi, NapiRegistration, Poll, PollContext};
 pub(crate) use ops::{Operations, Stats64, TxVerdict};
 pub(crate) use published::Published;
 pub(crate) use rx::RxFrame;
-pub(crate) use skb::{GpaRangeList, SkBuff, TxOffload, TxPrepared};
+pub(crate) use shared_memory::SharedMemory;
+pub(crate) use skb::{Pieces, SkBuff, TxOffload, TxPrepared};
 pub(crate) use spinlock_bh::SpinLockBh;
-pub(crate) use token::{Config, Rtnl, SoftIrq};
+pub(crate) use token::{Config, Rtnl, RtnlGuard, SoftIrq};
 pub(crate) use tx_cell::{TxCell, TxQueueGuard};
 pub(crate) use work::DelayedWork;

@@ -83,7 +83,7 @@ impl<T: Poll> Napi<T> {
     unsafe extern "C" fn poll_trampoline(napi: *mut bindings::napi_struct, budget: c_int) -> c_int {
         // SAFETY: The core calls with the `napi_struct` that was added, which is the `napi` member
         // of a `Self` that lives until after `netif_napi_del` (`Opaque` is transparent).
-        let this = unsafe { &*kernel::container_of!(napi.cast(), Self, napi) };
+        let this = unsafe { &*kernel::container_of!(napi.cast::<Opaque<bindings::napi_struct>>(), Self, napi) };
         let context = PollContext {
             napi,
             // SAFETY: NAPI polls run with bottom halves disabled.
@@ -151,22 +151,22 @@ impl<T: Poll, D> NapiRegistration<T, D> {
         dev: &Device<D>,
         index: u16,
         data: T,
-        state: impl PinInit<T::State, Error>,
+        state: T::State,
         _config: &Config<'_>,
     ) -> Result<Self> {
         if u32::from(index) >= dev.rx_queues().min(dev.tx_queues()) {
             return Err(EINVAL);
         }
         let napi = Arc::pin_init(
-            try_pin_init!(Napi {
+            pin_init!(Napi {
                 // SAFETY: `slot` is valid for writes; all zeroes is what C expects before the add.
                 napi <- Opaque::ffi_init(|slot: *mut bindings::napi_struct| unsafe {
                     slot.write_bytes(0, 1)
                 }),
                 data,
-                state <- UnsafeCell::pin_init(state),
+                state: UnsafeCell::new(state),
                 _pin: PhantomPinned,
-            }? Error),
+            }),
             GFP_KERNEL,
         )?;
         // SAFETY: `dev` is alive and stays so while we hold a reference; `napi` is zeroed, pinned in

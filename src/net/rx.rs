@@ -2,7 +2,7 @@
 
 //! Handing a received frame to the stack.
 
-use super::PollContext;
+use super::{PollContext, SharedMemory};
 use crate::bindings;
 use kernel::prelude::*;
 
@@ -13,15 +13,19 @@ pub(crate) struct RxFrame<'a> {
 }
 
 impl<'a> RxFrame<'a> {
-    /// A frame of `len` bytes at `data`, received on `queue`.
-    ///
-    /// # Safety
-    ///
-    /// `data` is readable for `len` bytes for `'a`; others may write there at any time.
-    pub(crate) unsafe fn new(data: *const u8, len: u32, queue: u16) -> Self {
-        Self {
+    /// A frame of `len` bytes at `offset` of `memory`, received on `queue`; `None` if that is not
+    /// all within `memory`.
+    #[inline]
+    pub(crate) fn new(
+        memory: &'a impl SharedMemory,
+        offset: usize,
+        len: u32,
+        queue: u16,
+    ) -> Option<Self> {
+        let data = memory.region(offset, len as usize)?;
+        Some(Self {
             raw: bindings::netvsc_rx_frame {
-                data: data.cast(),
+                data: data.as_ptr().cast(),
                 len,
                 hash: 0,
                 vlan_tci: 0,
@@ -29,7 +33,7 @@ impl<'a> RxFrame<'a> {
                 flags: 0,
             },
             _data: core::marker::PhantomData,
-        }
+        })
     }
 
     /// The sender's transport checksum was found right.
@@ -55,7 +59,7 @@ impl<'a> RxFrame<'a> {
     /// Copies the frame into a socket buffer and passes it to GRO. `ENOMEM` if there is no buffer.
     pub(crate) fn deliver(&self, poll: &PollContext<'_>) -> Result {
         // SAFETY: `PollContext` is proof of running in the poll of this NAPI, whose device lives;
-        // `raw.data` is readable for `raw.len` bytes by the promise given to `new`.
+        // `raw.data` is readable for `raw.len` bytes: `region` promised that in `new`.
         let result = unsafe { bindings::netvsc_rx_deliver(poll.as_napi(), &self.raw) };
         kernel::error::to_result(result)
     }

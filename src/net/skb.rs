@@ -4,6 +4,7 @@
 //!
 //! C header: `include/linux/skbuff.h`.
 
+use super::SharedMemory;
 use crate::bindings;
 use core::{mem::ManuallyDrop, ptr::NonNull};
 use kernel::prelude::*;
@@ -65,8 +66,6 @@ pub(crate) struct TxPrepared {
     pub(crate) more: bool,
     /// The frame was in too many pieces and has been copied into one.
     pub(crate) linearized: bool,
-    /// Bytes that [`GpaRangeList`] takes for it.
-    pub(crate) ranges_size: u16,
 }
 
 impl SkBuff {
@@ -110,15 +109,13 @@ impl SkBuff {
         Ok(TxPrepared::from_raw(unsafe { meta.assume_init_ref() }))
     }
 
-    /// Copies the first `len` bytes to `to`.
-    ///
-    /// # Safety
-    ///
-    /// `to` is valid for writes of `len` bytes.
+    /// Copies the frame, `len` bytes, to `offset` of memory that a host may read meanwhile.
     #[inline]
-    pub(crate) unsafe fn copy_to(&self, to: *mut u8, len: u32) -> Result {
-        // SAFETY: `self` is valid; `to` by the caller's promise. C checks `len` against the frame.
-        if unsafe { bindings::netvsc_tx_copy(self.0.as_ptr(), to.cast(), len) } {
+    pub(crate) fn copy_to(&self, memory: &impl SharedMemory, offset: usize, len: u32) -> Result {
+        let to = memory.region(offset, len as usize).ok_or(EINVAL)?;
+        // SAFETY: `self` is valid; `region` gave `len` writable bytes. C checks `len` against the
+        // frame.
+        if unsafe { bindings::netvsc_tx_copy(self.0.as_ptr(), to.as_ptr().cast(), len) } {
             Ok(())
         } else {
             Err(EFAULT)
@@ -174,29 +171,44 @@ impl TxPrepared {
             offload,
             more: has(bindings::NETVSC_TX_MORE),
             linearized: has(bindings::NETVSC_TX_LINEARIZED),
-            ranges_size: meta.ranges_size,
         }
     }
 }
 
-/// GPA-direct ranges of a frame, in wire format: `{length u32, offset u32, page frame u64...}` each.
-pub(crate) struct GpaRangeList {
-    _private: (),
+/// Most pieces that a frame can have: its linear part and every fragment.
+pub(crate) const MAX_PIECES: usize = bindings::MAX_SKB_FRAGS as usize + 1;
+
+/// Where the bytes of a frame lie in guest-physical memory, in order.
+pub(crate) struct Pieces {
+    pieces: [bindings::netvsc_tx_piece; MAX_PIECES],
+    count: usize,
 }
 
-impl GpaRangeList {
-    /// Writes the ranges of `skb` into `out`. Returns bytes written and number of ranges; `E2BIG` if
-    /// `out` is smaller than [`TxPrepared::ranges_size`].
+impl Pieces {
+    /// The pieces of `skb`.
     #[inline]
-    pub(crate) fn write(skb: &SkBuff, out: &mut [u8]) -> Result<(usize, u32)> {
-        let mut count = 0;
-        let size = u32::try_from(out.len()).unwrap_or(u32::MAX);
-        // SAFETY: `skb` is valid, `out` is writable for `size` bytes.
-        let written = unsafe {
-            bindings::netvsc_tx_ranges(skb.0.as_ptr(), out.as_mut_ptr(), size, &mut count)
+    pub(crate) fn of(skb: &SkBuff) -> Result<Self> {
+        let mut this = Self {
+            pieces: [bindings::netvsc_tx_piece { address: 0, len: 0 }; MAX_PIECES],
+            count: 0,
         };
-        usize::try_from(written)
-            .map(|written| (written, count))
-            .map_err(|_| Error::from_errno(written))
+        // SAFETY: `skb` is valid, `pieces` is writable for `MAX_PIECES` elements.
+        let count = unsafe {
+            bindings::netvsc_tx_pieces(
+                skb.0.as_ptr(),
+                this.pieces.as_mut_ptr(),
+                MAX_PIECES as u32,
+            )
+        };
+        this.count = usize::try_from(count).map_err(|_| Error::from_errno(count))?;
+        Ok(this)
+    }
+
+    /// Physical address and bytes of each piece.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        self.pieces
+            .iter()
+            .take(self.count)
+            .map(|piece| (piece.address, piece.len))
     }
 }

@@ -57,7 +57,7 @@ impl<T: Send + Sync + 'static> DelayedWork<T> {
         let delayed = unsafe { container_of!(work, bindings::delayed_work, work) };
         // SAFETY: That lies in a `Self` (`Opaque` is transparent), which is pinned and, because drop
         // cancels synchronously, alive.
-        let this = unsafe { &*container_of!(delayed.cast(), Self, work) };
+        let this = unsafe { &*container_of!(delayed.cast::<Opaque<bindings::delayed_work>>(), Self, work) };
         (this.run)(&this.data);
     }
 }

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counters: one for every way a packet can end. They live as long as the interface, so that no
+//! reconfiguration makes them go backwards.
+
+use crate::net::Stats64;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A count with one writer at a time and readers anywhere.
+///
+/// Not a read-modify-write: the writer is whoever holds the transmit lock of the queue, or the queue's
+/// poll, as the struct that holds the counter says.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. For the one writer.
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The count so far.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counters written under the transmit lock of the queue.
+#[repr(align(64))]
+#[derive(Default)]
+pub(crate) struct TxStats {
+    /// Frames copied into one piece because they touched too many pages.
+    pub(crate) scattered: Counter,
+    /// Frames dropped for want of memory.
+    pub(crate) no_memory: Counter,
+    /// Frames dropped because the ring was full.
+    pub(crate) no_space: Counter,
+    /// Frames dropped because the host cannot take that many pages.
+    pub(crate) too_big: Counter,
+    /// Frames given back to the stack to try again.
+    pub(crate) busy: Counter,
+    /// Frames sent from their own memory because no send section was free.
+    pub(crate) send_full: Counter,
+    /// Times the queue was stopped.
+    pub(crate) stop_queue: Counter,
+    /// Frames dropped for a broken VLAN tag.
+    pub(crate) vlan_error: Counter,
+    /// Frames dropped on the transmit side, for any of the reasons above or no device.
+    pub(crate) dropped: Counter,
+}
+
+/// Counters written by the queue's poll.
+#[repr(align(64))]
+#[derive(Default)]
+pub(crate) struct PollStats {
+    /// Frames received.
+    pub(crate) rx_packets: Counter,
+    /// Bytes received.
+    pub(crate) rx_bytes: Counter,
+    /// Frames received that were not for one station.
+    pub(crate) rx_multicast: Counter,
+    /// Frames lost for want of memory.
+    pub(crate) rx_no_memory: Counter,
+    /// Times the ring had no room for a receive completion; it is sent later.
+    pub(crate) rx_comp_busy: Counter,
+    /// Packets and messages from the host that broke the protocol; refused.
+    pub(crate) rx_bad: Counter,
+    /// Frames sent, on completion.
+    pub(crate) tx_packets: Counter,
+    /// Bytes sent, on completion.
+    pub(crate) tx_bytes: Counter,
+    /// Packets that the host refused.
+    pub(crate) tx_errors: Counter,
+    /// Completions for nothing that is in flight.
+    pub(crate) bad_completions: Counter,
+    /// Times the queue was woken.
+    pub(crate) wake_queue: Counter,
+    /// Frames in flight when the channel was closed, fate unknown.
+    pub(crate) tx_lost: Counter,
+}
+
+/// Counters of one queue.
+#[derive(Default)]
+pub(crate) struct QueueStats {
+    /// Transmit side.
+    pub(crate) tx: TxStats,
+    /// Poll side.
+    pub(crate) poll: PollStats,
+}
+
+impl QueueStats {
+    /// Adds this queue to interface totals.
+    pub(crate) fn add_to(&self, totals: &mut Stats64) {
+        let sum = |total: &mut u64, counter: &Counter| *total = total.wrapping_add(counter.get());
+        sum(&mut totals.rx_packets, &self.poll.rx_packets);
+        sum(&mut totals.rx_bytes, &self.poll.rx_bytes);
+        sum(&mut totals.multicast, &self.poll.rx_multicast);
+        sum(&mut totals.rx_dropped, &self.poll.rx_no_memory);
+        sum(&mut totals.rx_errors, &self.poll.rx_bad);
+        sum(&mut totals.tx_packets, &self.poll.tx_packets);
+        sum(&mut totals.tx_bytes, &self.poll.tx_bytes);
+        sum(&mut totals.tx_dropped, &self.tx.dropped);
+        sum(&mut totals.tx_dropped, &self.poll.tx_lost);
+        sum(&mut totals.tx_errors, &self.poll.tx_errors);
+    }
+}
