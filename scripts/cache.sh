@@ -109,6 +109,7 @@ make_artifact() (
 	set -e
 	"$maker" "$temp"
 	[ -e "$temp/out" ] || die "$what: the maker left nothing"
-	mv -T "$temp/out" "$final"
+	# What was made by root under sudo can only be moved by root.
+	if [ -O "$temp/out" ]; then mv -T "$temp/out" "$final"; else as_root mv -T "$temp/out" "$final"; fi
 	say "made $what in $((SECONDS - began)) s: $final"
 ) </dev/null
