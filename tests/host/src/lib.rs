@@ -13,6 +13,7 @@
 //! and `netvsp`.
 
 pub mod config;
+pub mod counters;
 pub mod fault;
 pub mod hypervisor;
 pub mod vmbus;

@@ -2,6 +2,7 @@
 
 //! The VMBus server: what a Hyper-V parent partition does on the bus.
 //!
+//! * `server`: the server: versions, offers, channels, hot plug.
 //! * `message`: layouts of the control messages, read independently of the driver's.
 //! * `gpa`, `gpadl`: guest memory described by page lists, and the collection of GPADLs.
 //! * `ring`: the ring buffers of a channel, seen from the host.
@@ -10,4 +11,6 @@
 pub mod device;
 pub mod gpa;
 pub mod gpadl;
+pub mod message;
 pub mod ring;
+pub mod server;
