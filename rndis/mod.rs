@@ -1,3 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Filled by its owner.
+//! What a network adapter says over its VMBus channel: NVSP around RNDIS, wire formats and state machines.
+//!
+//! Sans-I/O: messages go in, messages or decisions come out. No locks, no sleeping, no allocation, no
+//! unsafe code. Whatever the host wrote is copied first, then checked here once, into types that can be
+//! believed; nothing the host can write makes this code panic.
+//!
+//! * wire formats: [`nvsp`], [`message`] (RNDIS control), [`oid`], [`offload`], [`rss`], [`filter`],
+//!   [`address`], [`link`], [`ppi`] and [`packet`] (RNDIS data, the hot path), [`send_table`];
+//! * control plane: [`bringup`] (one attach), [`exchange`] (one request afterwards), [`teardown`];
+//! * bookkeeping of what is in flight: [`sections`], [`slots`], [`rx_completions`].
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::panic
+)]
+
+pub mod address;
+pub mod bringup;
+pub mod event;
+pub mod exchange;
+pub mod filter;
+pub mod link;
+pub mod message;
+pub mod nvsp;
+pub mod offload;
+pub mod oid;
+pub mod packet;
+mod pending;
+pub mod ppi;
+pub mod rss;
+pub mod rx_completions;
+pub mod sections;
+pub mod send_table;
+pub mod slots;
+pub mod teardown;
+pub mod transaction;
+pub mod version;
+mod wire;
+
+#[cfg(test)]
+mod recorded;

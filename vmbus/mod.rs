@@ -1,3 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Filled by its owner.
+//! VMBus as a network driver sees it: packets in a channel's ring, and who may put them there.
+//!
+//! This folder has two halves. The portable half is formats only: no I/O, no unsafe code, compiled by
+//! Cargo and by Kbuild. The kernel half drives `hv_vmbus` and exists only inside the module.
+//!
+//! Layer rule: nothing here knows NVSP or RNDIS; `rndis/` and `src/` sit above.
+
+// Portable half: ring packet formats.
+pub mod gpa_direct;
+pub mod guid;
+pub mod packet;
+pub mod transfer_pages;
+pub mod version;

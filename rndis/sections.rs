@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who owns which section of the send buffer.
+//!
+//! One bit a section, set while in use. Sections are dealt out to the queues in equal regions, each on
+//! cache lines of its own, so that queues do not disturb each other; a queue whose region is used up takes
+//! from the others before it gives up. Any context may allocate and free.
+
+use core::ops::Deref;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+const WORDS: usize = 8;
+const BITS: u32 = 512;
+
+/// 512 sections on one cache line.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct SectionLine([AtomicU64; WORDS]);
+
+/// Index of a section of the send buffer that was allocated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Section(u32);
+
+impl Section {
+    /// Index on the wire.
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+
+    /// For storing in a [`crate::rndis::slots::Cargo`] and taking out again.
+    pub(super) const fn from_index(index: u32) -> Self {
+        Self(index)
+    }
+}
+
+/// The allocator, in storage given by the caller.
+#[derive(Debug)]
+pub struct Sections<S> {
+    lines: S,
+    count: u32,
+    region: u32,
+    region_lines: usize,
+}
+
+/// Sections in each queue's region; the last regions may have fewer.
+const fn region_len(count: u32, queues: u16) -> u32 {
+    let queues = if queues == 0 { 1 } else { queues as u32 };
+    let len = count.div_ceil(queues);
+    if len == 0 {
+        1
+    } else {
+        len
+    }
+}
+
+/// Lines of storage that `count` sections for `queues` queues (0 counts as 1) need.
+pub const fn lines_needed(count: u32, queues: u16) -> usize {
+    let region = region_len(count, queues);
+    let regions = count.div_ceil(region) as usize;
+    regions.saturating_mul(region.div_ceil(BITS) as usize)
+}
+
+impl<S: Deref<Target = [SectionLine]>> Sections<S> {
+    /// All sections free; `None` if `lines` has fewer than [`lines_needed`] lines, or one is not zero.
+    pub fn new(lines: S, count: u32, queues: u16) -> Option<Self> {
+        let zero = |line: &SectionLine| line.0.iter().all(|w| w.load(Ordering::Relaxed) == 0);
+        if lines.len() < lines_needed(count, queues) || !lines.iter().all(zero) {
+            return None;
+        }
+        let region = region_len(count, queues);
+        Some(Self {
+            lines,
+            count,
+            region,
+            region_lines: usize::try_from(region.div_ceil(BITS)).ok()?,
+        })
+    }
+
+    /// Number of sections.
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Takes a free section, from the region of `queue` if there is one. `None` if all are in use.
+    pub fn allocate(&self, queue: u16) -> Option<Section> {
+        let regions = self.count.div_ceil(self.region);
+        let own = u32::from(queue).checked_rem(regions)?;
+        (own..regions)
+            .chain(0..own)
+            .find_map(|region| self.allocate_in(region))
+    }
+
+    fn allocate_in(&self, region: u32) -> Option<Section> {
+        let start = region.checked_mul(self.region)?;
+        let len = self.count.checked_sub(start)?.min(self.region);
+        let first_line = usize::try_from(region)
+            .ok()?
+            .checked_mul(self.region_lines)?;
+        let words = self.lines.get(first_line..)?.iter().flat_map(|l| &l.0);
+        for (word, base) in words.zip((0..len).step_by(64)) {
+            let valid = valid_bits(len.saturating_sub(base));
+            if let Some(bit) = take_bit(word, valid) {
+                return start.checked_add(base)?.checked_add(bit).map(Section);
+            }
+        }
+        None
+    }
+
+    /// Gives a section back. False if it was not in use, or is none of these: then nothing changes.
+    pub fn free(&self, section: Section) -> bool {
+        let Some((word, bit)) = self.locate(section.0) else {
+            return false;
+        };
+        let mask = 1u64 << bit;
+        word.fetch_and(!mask, Ordering::Release) & mask != 0
+    }
+
+    /// Word and bit (below 64) of a section.
+    fn locate(&self, index: u32) -> Option<(&AtomicU64, u32)> {
+        if index >= self.count {
+            return None;
+        }
+        let region = usize::try_from(index.checked_div(self.region)?).ok()?;
+        let within = index.checked_rem(self.region)?;
+        let line = usize::try_from(within / BITS)
+            .ok()?
+            .checked_add(region.checked_mul(self.region_lines)?)?;
+        let word = usize::try_from((within % BITS) / 64).ok()?;
+        let word = self.lines.get(line)?.0.get(word)?;
+        Some((word, within % 64))
+    }
+
+    /// Sections in use now; exact only when nobody allocates or frees.
+    pub fn in_use(&self) -> u32 {
+        self.lines
+            .iter()
+            .flat_map(|line| &line.0)
+            .map(|word| word.load(Ordering::Relaxed).count_ones())
+            .fold(0, u32::wrapping_add)
+    }
+}
+
+/// The lowest `len` bits (all for 64 and more).
+const fn valid_bits(len: u32) -> u64 {
+    match 1u64.checked_shl(len) {
+        Some(bit) => bit.wrapping_sub(1),
+        None => u64::MAX,
+    }
+}
+
+/// Sets the lowest clear bit among `valid`; returns its number.
+fn take_bit(word: &AtomicU64, valid: u64) -> Option<u32> {
+    let mut seen = word.load(Ordering::Relaxed);
+    loop {
+        let free = !seen & valid;
+        if free == 0 {
+            return None;
+        }
+        let bit = free.trailing_zeros();
+        let mask = 1u64 << bit;
+        // Acquire pairs with the release in `free`: the former owner is done with the section's bytes.
+        match word.compare_exchange_weak(seen, seen | mask, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => return Some(bit),
+            Err(now) => seen = now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
