@@ -202,7 +202,7 @@ pub struct NicSpec {
     pub queues: u16,
     /// `backend=`: where frames go; `null` if not given.
     pub backend: BackendSpec,
-    /// `mtu=`: largest MTU the host accepts, 576 to 65500 bytes; 9000 if not given.
+    /// `mtu=`: largest MTU the host accepts, 1500 to 65500 bytes; 9000 if not given.
     pub mtu: u32,
     /// `speed=`: link speed in Mbit/s; 10000 if not given.
     pub speed_mbps: u32,
@@ -246,7 +246,7 @@ impl FromStr for NicSpec {
                 }
                 "queues" => spec.queues = number(key, value, 1, 64)?,
                 "backend" => spec.backend = value.parse()?,
-                "mtu" => spec.mtu = number(key, value, 576, 65500)?,
+                "mtu" => spec.mtu = number(key, value, 1500, 65500)?,
                 "speed" => spec.speed_mbps = number(key, value, 1, 400_000)?,
                 "link" => spec.link_up = link(value)?,
                 "pcap" if !value.is_empty() => spec.pcap = Some(value.into()),

@@ -12,8 +12,13 @@
 //! `hypervisor` is the seam between `machine` and `vmbus`; `vmbus::device` the one between `vmbus`
 //! and `netvsp`.
 
+pub mod backend;
 pub mod config;
+pub mod control;
 pub mod counters;
 pub mod fault;
 pub mod hypervisor;
+pub mod machine;
+pub mod netvsp;
+pub mod stream;
 pub mod vmbus;

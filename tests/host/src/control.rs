@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The control protocol: how a scenario asks for counters, injects faults, plugs and unplugs NICs.
+//!
+//! One JSON object a line in each direction, over a Unix socket or a character device. A request is
+//! `{"id": 7, "cmd": "nic-remove", "name": "nic1"}`; the answer carries the same id and either
+//! `"ok"` with the result or `"error"` with one line of text. `id` may be left out. Requests are
+//! answered in the order they come.
+//!
+//! | `cmd` | arguments | `ok` |
+//! |---|---|---|
+//! | `ping` | | null |
+//! | `counters` | | everything that is counted |
+//! | `fault` | `fault`: [`FaultSpec`] | null |
+//! | `fault-clear` | | null |
+//! | `fault-log` | `reset`: bool, default false | points reached, in order |
+//! | `violations-clear` | | null |
+//! | `nic-add` | `nic`: text as after `--nic` | `{"name": ...}` |
+//! | `nic-remove` | `name` | null |
+//! | `link` | `name`, `up`: bool, `speed_mbps`: optional | null |
+//! | `rescind` | `name`, `channel`: sub-channel index from 1 | null |
+//! | `poweroff` | | null; presses the ACPI power button |
+//! | `quit` | | null; ends the host program |
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::NicSpec;
+use crate::fault::FaultSpec;
+
+pub mod server;
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the peer, repeated in the answer.
+    #[serde(default)]
+    pub id: u64,
+    /// What to do.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// What can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "kebab-case")]
+pub enum Command {
+    /// Nothing; shows that the host answers.
+    Ping,
+    /// Everything that is counted.
+    Counters,
+    /// Installs a fault.
+    Fault {
+        /// Where, when and how.
+        fault: FaultSpec,
+    },
+    /// Removes all faults.
+    FaultClear,
+    /// The fault points reached since the last reset, in order.
+    FaultLog {
+        /// Forget them afterwards.
+        #[serde(default)]
+        reset: bool,
+    },
+    /// Forgets the guest's violations of the protocol.
+    ViolationsClear,
+    /// Adds a NIC.
+    NicAdd {
+        /// As after `--nic` on the command line.
+        nic: String,
+    },
+    /// Removes a NIC: its channels are rescinded.
+    NicRemove {
+        /// Name of the NIC.
+        name: String,
+    },
+    /// Changes the carrier of a NIC.
+    Link {
+        /// Name of the NIC.
+        name: String,
+        /// Carrier or not.
+        up: bool,
+        /// New speed in Mbit/s.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        speed_mbps: Option<u32>,
+    },
+    /// Takes a sub-channel away.
+    Rescind {
+        /// Name of the NIC.
+        name: String,
+        /// Index of the sub-channel, from 1.
+        channel: u16,
+    },
+    /// Presses the ACPI power button.
+    Poweroff,
+    /// Ends the host program; the guest just stops.
+    Quit,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// Of the request; 0 if it could not be read.
+    pub id: u64,
+    /// How it went.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// How a request went: a single key `ok` or `error`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The result.
+    Ok(Value),
+    /// One line that says what was wrong.
+    Error(String),
+}
+
+/// What carries the requests out. Called from the control thread; may block for a while.
+pub trait ControlTarget: Send + Sync {
+    /// Everything that is counted, as JSON.
+    fn counters(&self) -> Value;
+    /// Installs a fault.
+    fn inject(&self, fault: FaultSpec) -> Result<(), String>;
+    /// Removes all faults.
+    fn clear_faults(&self);
+    /// The fault points reached.
+    fn fault_log(&self, reset: bool) -> Vec<String>;
+    /// Forgets violations.
+    fn clear_violations(&self);
+    /// Adds a NIC and returns its name.
+    fn nic_add(&self, spec: NicSpec) -> Result<String, String>;
+    /// Removes a NIC.
+    fn nic_remove(&self, name: &str) -> Result<(), String>;
+    /// Changes a NIC's carrier and, if given, its speed.
+    fn link(&self, name: &str, up: bool, speed_mbps: Option<u32>) -> Result<(), String>;
+    /// Rescinds a sub-channel.
+    fn rescind(&self, name: &str, channel: u16) -> Result<(), String>;
+    /// Presses the power button.
+    fn power_button(&self);
+    /// Ends the host program.
+    fn quit(&self);
+}
+
+/// Carries out one command.
+pub fn execute(target: &dyn ControlTarget, command: Command) -> Outcome {
+    let null = |done: Result<(), String>| done.map(|()| Value::Null);
+    let result = match command {
+        Command::Ping => Ok(Value::Null),
+        Command::Counters => Ok(target.counters()),
+        Command::Fault { fault } => null(target.inject(fault)),
+        Command::FaultClear => {
+            target.clear_faults();
+            Ok(Value::Null)
+        }
+        Command::FaultLog { reset } => Ok(target.fault_log(reset).into()),
+        Command::ViolationsClear => {
+            target.clear_violations();
+            Ok(Value::Null)
+        }
+        Command::NicAdd { nic } => match nic.parse() {
+            Ok(spec) => target
+                .nic_add(spec)
+                .map(|name| serde_json::json!({ "name": name })),
+            Err(error) => Err(error.to_string()),
+        },
+        Command::NicRemove { name } => null(target.nic_remove(&name)),
+        Command::Link {
+            name,
+            up,
+            speed_mbps,
+        } => null(target.link(&name, up, speed_mbps)),
+        Command::Rescind { name, channel } => null(target.rescind(&name, channel)),
+        Command::Poweroff => {
+            target.power_button();
+            Ok(Value::Null)
+        }
+        Command::Quit => {
+            target.quit();
+            Ok(Value::Null)
+        }
+    };
+    match result {
+        Ok(value) => Outcome::Ok(value),
+        Err(text) => Outcome::Error(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(value: Value) -> Request {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn requests_are_read_as_documented() {
+        let request = parse(json!({"id": 3, "cmd": "link", "name": "a", "up": false}));
+        let command = Command::Link {
+            name: "a".into(),
+            up: false,
+            speed_mbps: None,
+        };
+        assert_eq!(request, Request { id: 3, command });
+        let fault = json!({"point": "vmbus.open", "nth": 2, "action": "silent"});
+        let request = parse(json!({"cmd": "fault", "fault": fault}));
+        assert!(matches!(request.command, Command::Fault { fault } if fault.nth == 2));
+        let request = parse(json!({"cmd": "fault-log"}));
+        assert_eq!(request.command, Command::FaultLog { reset: false });
+        assert!(serde_json::from_value::<Request>(json!({"cmd": "dance"})).is_err());
+    }
+
+    #[test]
+    fn answers_have_one_key_beside_the_id() {
+        let text = |outcome| serde_json::to_string(&Response { id: 1, outcome }).unwrap();
+        assert_eq!(text(Outcome::Ok(Value::Null)), r#"{"id":1,"ok":null}"#);
+        assert_eq!(text(Outcome::Error("x".into())), r#"{"id":1,"error":"x"}"#);
+    }
+}
