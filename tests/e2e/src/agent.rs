@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The runner's side of the agent protocol: requests over a byte stream that may lose or garble
+//! bytes. A request is repeated until its answer is there; the agent carries it out once.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use guest_agent::frame::{Decoder, Frame, Kind};
+use guest_agent::protocol::{Command, Outcome, Request, Response};
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Nothing, or nothing usable, came back in time.
+    #[error("the agent in the {machine} did not answer '{request}' within {limit:?}{noise}")]
+    Silent {
+        /// Which machine.
+        machine: &'static str,
+        /// The request, shortened.
+        request: String,
+        /// How long we waited.
+        limit: Duration,
+        /// What else was seen on the line.
+        noise: String,
+    },
+    /// The line is closed.
+    #[error("the line to the agent in the {machine} is closed: {source}")]
+    Closed {
+        /// Which machine.
+        machine: &'static str,
+        /// What the read or write said.
+        source: std::io::Error,
+    },
+    /// The agent could not carry it out.
+    #[error("{0}")]
+    Refused(String),
+    /// The answer is of another kind than the request.
+    #[error("the agent answered '{request}' with {answer}")]
+    Unexpected {
+        /// The request, shortened.
+        request: String,
+        /// The answer, shortened.
+        answer: String,
+    },
+}
+
+/// How long one look at the line takes.
+const LOOK: Duration = Duration::from_millis(100);
+/// A request without any sign of life is repeated after this (plus its own time on a slow line).
+const REPEAT: Duration = Duration::from_secs(3);
+/// An acknowledged request is repeated after this, in case the answer was lost.
+const REPEAT_ACKNOWLEDGED: Duration = Duration::from_secs(15);
+/// Bytes that a slow line is trusted to carry in a second.
+const SLOW_LINE: u32 = 2000;
+/// A frame that stays incomplete this long has lost bytes.
+const STALE: Duration = Duration::from_secs(5);
+
+/// The line to the agent in one machine.
+pub struct Agent {
+    machine: &'static str,
+    line: Mutex<Line>,
+}
+
+struct Line {
+    stream: UnixStream,
+    decoder: Decoder,
+    next_id: u32,
+}
+
+/// A program started in the background; see [`Agent::spawn`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job(u32);
+
+impl Agent {
+    /// Over `stream`; `machine` names the other side in errors.
+    pub fn new(machine: &'static str, stream: UnixStream) -> std::io::Result<Agent> {
+        stream.set_read_timeout(Some(LOOK))?;
+        stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+        // Two runners after one another must not use the same ids towards one agent.
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        let next_id = now.subsec_nanos() ^ std::process::id().rotate_left(16);
+        Ok(Agent {
+            machine,
+            line: Mutex::new(Line {
+                stream,
+                decoder: Decoder::default(),
+                next_id,
+            }),
+        })
+    }
+
+    /// Waits until the agent answers, at most `limit`; `alive` is asked in between and its error
+    /// ends the wait.
+    pub fn wait_ready<E: From<AgentError>>(
+        &self,
+        limit: Duration,
+        mut alive: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let began = Instant::now();
+        loop {
+            alive()?;
+            match self.call(&Request::Ping, Duration::from_secs(1)) {
+                Ok(Response::Pong { .. }) => return Ok(()),
+                Ok(other) => return Err(unexpected(&Request::Ping, &other).into()),
+                Err(AgentError::Silent { .. }) if began.elapsed() < limit => {}
+                Err(AgentError::Silent { noise, .. }) => {
+                    return Err(self.silent(&Request::Ping, limit, noise).into())
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Runs a program to its end, at most `limit` long.
+    pub fn run(&self, command: Command, limit: Duration) -> Result<Outcome, AgentError> {
+        let request = Request::Run {
+            command,
+            timeout_ms: millis(limit),
+        };
+        match self.call(&request, limit + Duration::from_secs(20))? {
+            Response::Finished(outcome) => Ok(outcome),
+            other => Err(unexpected(&request, &other)),
+        }
+    }
+
+    /// Starts a program in the background.
+    pub fn spawn(&self, command: Command) -> Result<Job, AgentError> {
+        let request = Request::Spawn { command };
+        match self.call(&request, Duration::from_secs(30))? {
+            Response::Spawned { job } => Ok(Job(job)),
+            other => Err(unexpected(&request, &other)),
+        }
+    }
+
+    /// The outcome of a background program, if it ends within `wait`. An outcome is told once.
+    pub fn poll(&self, job: Job, wait: Duration) -> Result<Option<Outcome>, AgentError> {
+        let request = Request::Poll {
+            job: job.0,
+            wait_ms: millis(wait),
+        };
+        match self.call(&request, wait + Duration::from_secs(20))? {
+            Response::Finished(outcome) => Ok(Some(outcome)),
+            Response::Running { .. } => Ok(None),
+            other => Err(unexpected(&request, &other)),
+        }
+    }
+
+    /// Sends a signal to a background program and all it started.
+    pub fn kill(&self, job: Job, signal: i32) -> Result<(), AgentError> {
+        let request = Request::Kill { job: job.0, signal };
+        match self.call(&request, Duration::from_secs(30))? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&request, &other)),
+        }
+    }
+
+    /// Up to `length` bytes of a file.
+    pub fn read(&self, path: &str, offset: u64, length: u32) -> Result<Vec<u8>, AgentError> {
+        let request = Request::Read {
+            path: path.into(),
+            offset,
+            length,
+        };
+        match self.call(&request, Duration::from_secs(60))? {
+            Response::Data { data } => Ok(data.0),
+            other => Err(unexpected(&request, &other)),
+        }
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call(&self, request: &Request, limit: Duration) -> Result<Response, AgentError> {
+        let payload =
+            serde_json::to_vec(request).map_err(|e| AgentError::Refused(e.to_string()))?;
+        let mut line = self.line();
+        let id = line.next_id;
+        line.next_id = id.wrapping_add(1);
+        let frame = Frame {
+            kind: Kind::Request,
+            id,
+            payload,
+        };
+        let bytes = frame
+            .encode()
+            .map_err(|e| AgentError::Refused(e.to_string()))?;
+        let answer = line.exchange(id, &bytes, limit).map_err(|e| match e {
+            Lost::Silent => self.silent(request, limit, line.describe_noise()),
+            Lost::Closed(source) => AgentError::Closed {
+                machine: self.machine,
+                source,
+            },
+        })?;
+        match serde_json::from_slice(&answer) {
+            Ok(Response::Failed { error }) => Err(AgentError::Refused(error)),
+            Ok(response) => Ok(response),
+            Err(_) => Err(AgentError::Unexpected {
+                request: describe(request),
+                answer: String::from_utf8_lossy(&answer).into_owned(),
+            }),
+        }
+    }
+
+    fn silent(&self, request: &Request, limit: Duration, noise: String) -> AgentError {
+        AgentError::Silent {
+            machine: self.machine,
+            request: describe(request),
+            limit,
+            noise,
+        }
+    }
+}
+
+enum Lost {
+    Silent,
+    Closed(std::io::Error),
+}
+
+impl Line {
+    /// Sends a request until its response is there.
+    fn exchange(&mut self, id: u32, bytes: &[u8], limit: Duration) -> Result<Vec<u8>, Lost> {
+        let began = Instant::now();
+        let on_the_line =
+            Duration::from_secs(1) * u32::try_from(bytes.len()).unwrap_or(u32::MAX) / SLOW_LINE;
+        let mut repeat_at = began;
+        let mut last_byte = began;
+        let mut acknowledged = false;
+        while began.elapsed() < limit {
+            if Instant::now() >= repeat_at {
+                self.stream.write_all(bytes).map_err(Lost::Closed)?;
+                let pause = if acknowledged {
+                    REPEAT_ACKNOWLEDGED
+                } else {
+                    REPEAT
+                };
+                repeat_at = Instant::now() + pause + on_the_line;
+            }
+            if self.read_some()? {
+                last_byte = Instant::now();
+            } else if last_byte.elapsed() > STALE {
+                self.decoder.resync();
+                last_byte = Instant::now();
+            }
+            while let Some(frame) = self.decoder.next_frame() {
+                match frame.kind {
+                    _ if frame.id != id => {}
+                    Kind::Response => return Ok(frame.payload),
+                    Kind::Acknowledge => {
+                        acknowledged = true;
+                        repeat_at = Instant::now() + REPEAT_ACKNOWLEDGED;
+                    }
+                    Kind::Request => {}
+                }
+            }
+        }
+        Err(Lost::Silent)
+    }
+
+    fn read_some(&mut self) -> Result<bool, Lost> {
+        let mut buffer = [0; 16384];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => Err(Lost::Closed(std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(n) => {
+                self.decoder.feed(&buffer[..n]);
+                Ok(true)
+            }
+            Err(e) if is_timeout(&e) => Ok(false),
+            Err(e) => Err(Lost::Closed(e)),
+        }
+    }
+
+    fn describe_noise(&self) -> String {
+        let noise = self.decoder.noise();
+        if noise.is_empty() {
+            return String::new();
+        }
+        let tail = &noise[noise.len().saturating_sub(200)..];
+        format!("; seen on its line: {:?}", String::from_utf8_lossy(tail))
+    }
+}
+
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::WouldBlock
+            | std::io::ErrorKind::TimedOut
+            | std::io::ErrorKind::Interrupted
+    )
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn unexpected(request: &Request, answer: &Response) -> AgentError {
+    AgentError::Unexpected {
+        request: describe(request),
+        answer: format!("{answer:?}"),
+    }
+}
+
+fn describe(request: &Request) -> String {
+    match request {
+        Request::Ping => "ping".into(),
+        Request::Run { command, .. } | Request::Spawn { command } => command.argv.join(" "),
+        Request::Poll { job, .. } => format!("state of program {job}"),
+        Request::Kill { job, signal } => format!("signal {signal} to program {job}"),
+        Request::Read { path, .. } => format!("read {path}"),
+        Request::Write { path, .. } => format!("write {path}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn shell(script: &str) -> Command {
+        Command {
+            argv: vec!["sh".into(), "-c".into(), script.into()],
+            ..Command::default()
+        }
+    }
+
+    /// An agent behind a line on which `garble` may change what each read brings to the agent.
+    fn agent_behind(mut garble: impl FnMut(&mut Vec<u8>) + Send + 'static) -> Agent {
+        let (ours, far) = UnixStream::pair().expect("pair");
+        let (near, theirs) = UnixStream::pair().expect("pair");
+        let writer = theirs.try_clone().expect("clone");
+        thread::spawn(move || guest_agent::server::serve(theirs, writer));
+        let (mut from, mut to) = (
+            far.try_clone().expect("clone"),
+            near.try_clone().expect("clone"),
+        );
+        thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok(n @ 1..) = from.read(&mut buffer) {
+                let mut bytes = buffer[..n].to_vec();
+                garble(&mut bytes);
+                if to.write_all(&bytes).is_err() {
+                    return;
+                }
+            }
+        });
+        let (mut from, mut to) = (near, far);
+        thread::spawn(move || std::io::copy(&mut from, &mut to));
+        Agent::new("test machine", ours).expect("agent")
+    }
+
+    #[test]
+    fn programs_files_and_background_programs() {
+        let agent = agent_behind(|_| {});
+        agent
+            .wait_ready(LIMIT, || Ok::<(), AgentError>(()))
+            .expect("ready");
+        let outcome = agent.run(shell("echo hello"), LIMIT).expect("runs");
+        assert_eq!(outcome.stdout, "hello\n");
+        let path = std::env::temp_dir().join(format!("e2e-agent-{}", std::process::id()));
+        let path = path.to_str().expect("utf-8");
+        let contents: Vec<u8> = (0..5000u32).map(|i| (i * 7) as u8).collect();
+        std::fs::write(path, &contents).expect("writes");
+        assert_eq!(agent.read(path, 0, 10_000).expect("reads"), contents);
+        std::fs::remove_file(path).expect("removes");
+        let job = agent.spawn(shell("sleep 60")).expect("spawns");
+        assert_eq!(agent.poll(job, Duration::ZERO).expect("polls"), None);
+        agent.kill(job, 15).expect("kills");
+        let outcome = agent.poll(job, LIMIT).expect("polls").expect("ended");
+        assert_eq!(outcome.signal, Some(15));
+    }
+
+    #[test]
+    fn a_request_garbled_on_the_line_is_repeated() {
+        let mut damaged = 0;
+        let agent = agent_behind(move |bytes| {
+            if damaged < 1 {
+                damaged += 1;
+                bytes[20] ^= 1;
+                bytes.splice(0..0, *b"noise ");
+            }
+        });
+        let outcome = agent.run(shell("echo again"), LIMIT).expect("runs");
+        assert_eq!(outcome.stdout, "again\n");
+    }
+
+    #[test]
+    fn silence_and_refusal_say_what_was_asked() {
+        let agent = agent_behind(|bytes| bytes.clear());
+        let error = agent
+            .call(&Request::Ping, Duration::from_millis(300))
+            .expect_err("silent");
+        assert!(error.to_string().contains("'ping'"), "{error}");
+        let agent = agent_behind(|_| {});
+        let missing = Command {
+            argv: vec!["/no/such".into()],
+            ..Command::default()
+        };
+        let error = agent.run(missing, LIMIT).expect_err("refused");
+        assert!(error.to_string().contains("/no/such"), "{error}");
+    }
+}

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Booting Hyper-V guests: below them this machine's KVM, or L1.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+
+use crate::agent::{Agent, Job};
+use crate::artifacts::{required, Acceleration, Artifacts};
+use crate::fault::Infrastructure;
+use crate::guest::{End, Guest};
+use crate::host::Host;
+use crate::l1::L1;
+use crate::scenario::{Driver, Kernel, Machine};
+
+/// Time for a guest to boot (15 seconds on an idle machine under TCG, 45 for the debug kernel).
+const BOOT: Duration = Duration::from_secs(240);
+/// Memory of a guest, in MiB: four NICs' buffers and a KASAN shadow fit.
+const MEMORY_MIB: u32 = 1024;
+/// How many lines of a log are shown when something failed.
+const TAIL: usize = 60;
+
+/// A place where guests are booted, one after the other.
+pub struct Bench {
+    outer: Outer,
+    folder: PathBuf,
+}
+
+enum Outer {
+    /// Lines to a guest in L1 stay connected over all its guests.
+    L1 {
+        l1: L1,
+        agent: UnixStream,
+        control: UnixStream,
+    },
+    Direct {
+        artifacts: Artifacts,
+    },
+}
+
+/// The process that is the guest's machine.
+enum Process {
+    InL1(Job),
+    Here(Mutex<Child>),
+}
+
+/// A booted guest. Dropping it ends it.
+pub struct Session<'a> {
+    bench: &'a Bench,
+    process: Process,
+    /// What scenarios work with.
+    pub guest: Guest,
+}
+
+/// Where things are, as the test host sees them.
+struct Places {
+    hvhost: String,
+    kernel: String,
+    initrd: String,
+    console: String,
+    agent: String,
+    control: String,
+}
+
+impl Bench {
+    /// Prepares a bench whose sockets and logs go to `folder`.
+    pub fn new(artifacts: &Artifacts, acceleration: Acceleration, folder: &Path) -> Result<Bench> {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make folder '{}'", folder.display()))?;
+        let outer = match acceleration {
+            Acceleration::Kvm => Outer::Direct {
+                artifacts: artifacts.clone(),
+            },
+            Acceleration::Tcg => {
+                let l1 = L1::boot(artifacts, folder)?;
+                Outer::L1 {
+                    agent: l1.port("agent")?,
+                    control: l1.port("control")?,
+                    l1,
+                }
+            }
+        };
+        Ok(Bench {
+            outer,
+            folder: folder.into(),
+        })
+    }
+
+    /// Boots a guest, up to its agent's first answer; no driver is loaded.
+    pub fn boot(&self, machine: Machine, kernel: Kernel, driver: Driver) -> Result<Session<'_>> {
+        let process = self.start(machine, kernel)?;
+        let (agent, control) = self.lines()?;
+        let agent = Agent::new("guest", agent).context("agent line")?;
+        let session = Session {
+            bench: self,
+            process,
+            guest: Guest::new(agent, Host::new(control)?, machine, driver),
+        };
+        session
+            .guest
+            .agent
+            .wait_ready(BOOT, || session.alive())
+            .with_context(|| format!("the guest ({machine}) does not boot"))?;
+        Ok(session)
+    }
+
+    /// An infrastructure fault if what is below the guest is gone.
+    pub fn alive(&self) -> Result<()> {
+        match &self.outer {
+            Outer::L1 { l1, .. } => l1.alive(),
+            Outer::Direct { .. } => Ok(()),
+        }
+    }
+
+    fn places(&self, kernel: Kernel) -> Result<Places> {
+        Ok(match &self.outer {
+            Outer::L1 { .. } => {
+                let port = |name: &str| format!("/dev/virtio-ports/org.hvhost.{name}");
+                Places {
+                    hvhost: "/hvhost".into(),
+                    kernel: match kernel {
+                        Kernel::Stock => "/vmlinux".into(),
+                        Kernel::Debug => "/vmlinux-debug".into(),
+                    },
+                    initrd: match kernel {
+                        Kernel::Stock => "/guest.cpio.gz".into(),
+                        Kernel::Debug => "/guest-debug.cpio.gz".into(),
+                    },
+                    console: port("console"),
+                    agent: port("agent"),
+                    control: port("control"),
+                }
+            }
+            Outer::Direct { artifacts } => {
+                let text = |path: &Path| path.display().to_string();
+                Places {
+                    hvhost: text(required(&artifacts.hvhost, "hvhost")?),
+                    kernel: text(required(&artifacts.guest_kernel, "guest-kernel")?),
+                    initrd: text(required(&artifacts.guest_initrd, "guest-initrd")?),
+                    console: text(&self.console()),
+                    agent: text(&self.folder.join("agent.sock")),
+                    control: text(&self.folder.join("control.sock")),
+                }
+            }
+        })
+    }
+
+    fn start(&self, machine: Machine, kernel: Kernel) -> Result<Process> {
+        let places = self.places(kernel)?;
+        let arguments = host_arguments(&places, machine);
+        match &self.outer {
+            Outer::L1 { l1, .. } => {
+                let mut argv = vec!["sh".into(), "-c".into(), REDIRECT.into(), places.hvhost];
+                argv.extend(arguments);
+                let command = guest_agent::protocol::Command {
+                    argv,
+                    env: vec![("RUST_LOG".into(), host_log_level())],
+                    ..Default::default()
+                };
+                Ok(Process::InL1(
+                    l1.agent.spawn(command).map_err(Infrastructure::wrap)?,
+                ))
+            }
+            Outer::Direct { .. } => {
+                let log = std::fs::File::create(self.folder.join("hvhost.log"))?;
+                let mut command = Command::new("setpriv");
+                command
+                    .args(["--pdeathsig", "KILL", &places.hvhost])
+                    .args(arguments)
+                    .env("RUST_LOG", host_log_level())
+                    .stdin(Stdio::null())
+                    .stdout(log.try_clone()?)
+                    .stderr(log);
+                let child = command
+                    .spawn()
+                    .with_context(|| format!("cannot run '{}'", places.hvhost))?;
+                Ok(Process::Here(Mutex::new(child)))
+            }
+        }
+    }
+
+    /// Connections to the guest's agent and to the host's control socket.
+    fn lines(&self) -> Result<(UnixStream, UnixStream)> {
+        match &self.outer {
+            Outer::L1 { agent, control, .. } => Ok((agent.try_clone()?, control.try_clone()?)),
+            Outer::Direct { .. } => Ok((
+                connect(&self.folder.join("agent.sock"))?,
+                connect(&self.folder.join("control.sock"))?,
+            )),
+        }
+    }
+
+    /// The log of the guest's console.
+    pub fn console(&self) -> PathBuf {
+        self.folder.join("console.log")
+    }
+
+    fn host_log(&self) -> String {
+        let bytes = match &self.outer {
+            Outer::L1 { l1, .. } => l1
+                .agent
+                .read(HOST_LOG, 0, 4 << 20)
+                .unwrap_or_else(|e| e.to_string().into_bytes()),
+            Outer::Direct { .. } => {
+                std::fs::read(self.folder.join("hvhost.log")).unwrap_or_default()
+            }
+        };
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Where the host's log is in L1.
+const HOST_LOG: &str = "/tmp/hvhost.log";
+/// Runs its arguments with the output in the log.
+const REDIRECT: &str = "exec \"$0\" \"$@\" >/tmp/hvhost.log 2>&1";
+
+fn host_log_level() -> String {
+    std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into())
+}
+
+/// The test host's command line.
+fn host_arguments(places: &Places, machine: Machine) -> Vec<String> {
+    let mut arguments: Vec<String> = vec![
+        "--kernel".into(),
+        places.kernel.clone(),
+        "--initrd".into(),
+        places.initrd.clone(),
+        "--cmdline".into(),
+        "console=ttyS0 panic=-1 oops=panic quiet loglevel=5".into(),
+        "--cpus".into(),
+        machine.processors.to_string(),
+        "--memory".into(),
+        MEMORY_MIB.to_string(),
+        "--console".into(),
+        places.console.clone(),
+        "--agent".into(),
+        places.agent.clone(),
+        "--control".into(),
+        places.control.clone(),
+    ];
+    for end in [End::Near, End::Peer] {
+        arguments.push("--nic".into());
+        arguments.push(nic_specification(end, machine));
+    }
+    if let Some(version) = machine.vmbus {
+        arguments.extend(["--vmbus-version".into(), version.into()]);
+    }
+    if let Some(version) = machine.nvsp {
+        arguments.extend(["--nvsp-version".into(), version.into()]);
+    }
+    arguments
+}
+
+/// The NIC of one end of the wire, in the host's notation.
+pub fn nic_specification(end: End, machine: Machine) -> String {
+    format!(
+        "name={},mac={},queues={},backend=switch:wire",
+        end.nic(),
+        end.mac(),
+        machine.queues
+    )
+}
+
+impl Session<'_> {
+    /// An error with what the host said last if the guest's machine is gone.
+    pub fn alive(&self) -> Result<()> {
+        self.bench.alive()?;
+        let ended = match (&self.process, &self.bench.outer) {
+            (Process::InL1(job), Outer::L1 { l1, .. }) => l1
+                .agent
+                .poll(*job, Duration::ZERO)
+                .map_err(Infrastructure::wrap)?
+                .map(|outcome| match outcome.code {
+                    Some(code) => format!("exit code {code}"),
+                    None => format!("signal {:?}", outcome.signal),
+                }),
+            (Process::Here(child), _) => lock(child)
+                .try_wait()
+                .context("state of the test host")?
+                .map(|status| status.to_string()),
+            (Process::InL1(_), Outer::Direct { .. }) => None,
+        };
+        match ended {
+            None => Ok(()),
+            Some(how) => bail!(
+                "the test host ended ({how}): {}",
+                tail(&self.bench.host_log(), 5)
+            ),
+        }
+    }
+
+    /// What a person needs to find out why a scenario failed.
+    pub fn diagnosis(&self) -> String {
+        let console = std::fs::read(self.bench.console()).unwrap_or_default();
+        let counters = match self.guest.host.counters() {
+            Ok(counters) => serde_json::to_string_pretty(&counters.0).unwrap_or_default(),
+            Err(e) => format!("{e:#}"),
+        };
+        format!(
+            "---- end of the guest console\n{}\n---- end of the host's log\n{}\n---- host counters\n{counters}\n",
+            tail(&String::from_utf8_lossy(&console), TAIL),
+            tail(&self.bench.host_log(), TAIL),
+        )
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        match (&self.process, &self.bench.outer) {
+            (Process::InL1(job), Outer::L1 { l1, .. }) => {
+                // If it has ended already, or L1 is gone, there is nothing left to end.
+                if l1.alive().is_ok() && l1.agent.kill(*job, 9).is_ok() {
+                    let _ = l1.agent.poll(*job, Duration::from_secs(10));
+                }
+            }
+            (Process::Here(child), _) => {
+                let mut child = lock(child);
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            (Process::InL1(_), Outer::Direct { .. }) => {}
+        }
+    }
+}
+
+fn connect(path: &Path) -> Result<UnixStream> {
+    let began = Instant::now();
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return Ok(stream),
+            Err(_) if began.elapsed() < Duration::from_secs(10) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(e) => {
+                bail!("the test host does not serve {}: {e}", path.display());
+            }
+        }
+    }
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_passed_only_when_limited() {
+        let places = Places {
+            hvhost: "h".into(),
+            kernel: "k".into(),
+            initrd: "i".into(),
+            console: "c".into(),
+            agent: "a".into(),
+            control: "s".into(),
+        };
+        let plain = host_arguments(&places, Machine::COMMON);
+        assert!(!plain.iter().any(|a| a.contains("version")));
+        let limited = host_arguments(
+            &places,
+            Machine {
+                vmbus: Some("5.0"),
+                ..Machine::COMMON
+            },
+        );
+        assert!(limited.ends_with(&["--vmbus-version".into(), "5.0".into()]));
+    }
+
+    #[test]
+    fn tail_keeps_the_last_lines() {
+        assert_eq!(tail("a\nb\nc", 2), "b\nc");
+        assert_eq!(tail("a", 5), "a");
+    }
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The test host's control socket: counters, faults, plugs and links.
+//!
+//! One JSON object a line in each direction; every request is answered by one line.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use serde_json::{json, Value};
+
+use crate::fault::Infrastructure;
+use crate::guest::End;
+
+/// Time for an answer of the host.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The line to the test host.
+pub struct Host {
+    line: Mutex<Line>,
+}
+
+struct Line {
+    stream: UnixStream,
+    received: Vec<u8>,
+}
+
+/// The host's counters at one moment, as JSON, with the questions scenarios ask of them.
+#[derive(Clone, Debug)]
+pub struct Counters(pub Value);
+
+impl Host {
+    /// Over `stream`.
+    pub fn new(stream: UnixStream) -> Result<Host> {
+        stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+        stream.set_write_timeout(Some(LIMIT))?;
+        Ok(Host {
+            line: Mutex::new(Line {
+                stream,
+                received: Vec::new(),
+            }),
+        })
+    }
+
+    /// Sends one request and returns what it is answered with.
+    pub fn call(&self, request: &Value) -> Result<Value> {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = line
+            .exchange(request)
+            .with_context(|| format!("host request {request}"))?;
+        if let Some(error) = answer.get("error").and_then(Value::as_str) {
+            bail!("the host refuses {request}: {error}");
+        }
+        Ok(answer)
+    }
+
+    /// Everything the host counts.
+    pub fn counters(&self) -> Result<Counters> {
+        self.call(&json!({"cmd": "counters"})).map(Counters)
+    }
+
+    /// Makes the `nth` next request at a fault point, and `count - 1` more, fail as `action` says.
+    pub fn add_fault(&self, point: &str, nth: u32, count: u32, action: Action) -> Result<()> {
+        self.call(&json!({
+            "cmd": "fault-add", "point": point, "nth": nth, "count": count, "action": action.json(),
+        }))
+        .map(drop)
+    }
+
+    /// Removes all faults.
+    pub fn clear_faults(&self) -> Result<()> {
+        self.call(&json!({"cmd": "fault-clear"})).map(drop)
+    }
+
+    /// Fault points that were reached since the last [`Host::reset_log`], in order.
+    pub fn log(&self) -> Result<Vec<String>> {
+        let answer = self.call(&json!({"cmd": "fault-log"}))?;
+        serde_json::from_value(answer["log"].clone()).context("the host's fault log")
+    }
+
+    /// Forgets which fault points were reached, and how often.
+    pub fn reset_log(&self) -> Result<()> {
+        self.call(&json!({"cmd": "fault-reset"})).map(drop)
+    }
+
+    /// Forgets the violations so far.
+    pub fn clear_violations(&self) -> Result<()> {
+        self.call(&json!({"cmd": "violations-clear"})).map(drop)
+    }
+
+    /// Takes the link of a NIC up or down.
+    pub fn set_link(&self, nic: &str, up: bool) -> Result<()> {
+        self.call(&json!({"cmd": "link", "nic": nic, "up": up}))
+            .map(drop)
+    }
+
+    /// Adds a NIC, described as on the host's command line.
+    pub fn add_nic(&self, specification: &str) -> Result<()> {
+        self.call(&json!({"cmd": "nic-add", "spec": specification}))
+            .map(drop)
+    }
+
+    /// Pulls a NIC.
+    pub fn remove_nic(&self, nic: &str) -> Result<()> {
+        self.call(&json!({"cmd": "nic-remove", "nic": nic}))
+            .map(drop)
+    }
+}
+
+/// What the host does to a request instead of serving it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Answers with a failure status.
+    Refuse,
+    /// Does not answer.
+    Silent,
+    /// Grants only this many sub-channels.
+    Grant(u32),
+}
+
+impl Action {
+    fn json(self) -> Value {
+        match self {
+            Action::Refuse => json!("refuse"),
+            Action::Silent => json!("silent"),
+            Action::Grant(count) => json!({"grant": count}),
+        }
+    }
+}
+
+/// Packets of one channel, as the host counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelPackets {
+    /// Frames from the guest.
+    pub to_host: u64,
+    /// Frames to the guest.
+    pub to_guest: u64,
+}
+
+impl Counters {
+    /// What the guest did against the protocol, one sentence each.
+    pub fn violations(&self) -> Vec<String> {
+        self.list("violations")
+            .map(|v| {
+                format!(
+                    "{} ({} times; first: {})",
+                    v["name"].as_str().unwrap_or("?"),
+                    v["count"],
+                    v["first"].as_str().unwrap_or("?")
+                )
+            })
+            .collect()
+    }
+
+    /// How often a fault point was reached.
+    pub fn point(&self, name: &str) -> u64 {
+        self.0["faults"]["points"][name].as_u64().unwrap_or(0)
+    }
+
+    /// How often a fault fired at a point.
+    pub fn fired(&self, name: &str) -> u64 {
+        self.0["faults"]["fired"][name].as_u64().unwrap_or(0)
+    }
+
+    /// Channels open, of all devices.
+    pub fn all_open_channels(&self) -> u64 {
+        self.0["open_channels"].as_u64().unwrap_or(u64::MAX)
+    }
+
+    /// GPADLs established and not torn down.
+    pub fn live_gpadls(&self) -> u64 {
+        self.0["live_gpadls"].as_u64().unwrap_or(u64::MAX)
+    }
+
+    /// Channels open of the NIC at one end.
+    pub fn open_channels(&self, end: End) -> Result<u64> {
+        let device = self.device(end)?["id"].clone();
+        Ok(self
+            .list("channels")
+            .filter(|c| c["device"] == device && c["state"] == "open")
+            .count() as u64)
+    }
+
+    /// Whether the host has a NIC of this name.
+    pub fn has_nic(&self, name: &str) -> bool {
+        self.list("devices").any(|d| d["counters"]["name"] == name)
+    }
+
+    /// Packets of one channel of the NIC at one end.
+    pub fn channel(&self, end: End, channel: u32) -> Result<ChannelPackets> {
+        let counters = &self.device(end)?["counters"]["channels"][channel.to_string()];
+        let number = |name: &str| {
+            counters[name]
+                .as_u64()
+                .with_context(|| format!("the host counts no {name} of channel {channel}"))
+        };
+        Ok(ChannelPackets {
+            to_host: number("tx_packets")?,
+            to_guest: number("rx_packets")?,
+        })
+    }
+
+    /// The VMBus version in use, as hvhost writes it.
+    pub fn vmbus_version(&self) -> Option<String> {
+        self.0["version"].as_str().map(str::to_owned)
+    }
+
+    /// The NVSP version in use at one end, as hvhost writes it.
+    pub fn nvsp_version(&self, end: End) -> Option<String> {
+        let device = self.device(end).ok()?;
+        device["counters"]["version"].as_str().map(str::to_owned)
+    }
+
+    fn device(&self, end: End) -> Result<&Value> {
+        self.list("devices")
+            .find(|d| d["counters"]["name"] == end.nic())
+            .with_context(|| format!("the host has no NIC {}", end.nic()))
+    }
+
+    fn list(&self, name: &str) -> impl Iterator<Item = &Value> {
+        self.0[name].as_array().into_iter().flatten()
+    }
+}
+
+impl Line {
+    fn exchange(&mut self, request: &Value) -> Result<Value> {
+        self.received.clear();
+        writeln!(self.stream, "{request}").map_err(Infrastructure::wrap)?;
+        let began = Instant::now();
+        let mut buffer = [0; 16384];
+        loop {
+            if let Some(end) = self.received.iter().position(|&b| b == b'\n') {
+                let text = String::from_utf8_lossy(&self.received[..end]).into_owned();
+                self.received.drain(..=end);
+                return serde_json::from_str(&text)
+                    .with_context(|| format!("the host answered {text:?}"));
+            }
+            ensure!(began.elapsed() < LIMIT, "no answer within {LIMIT:?}");
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(Infrastructure::wrap("the host closed its control socket")),
+                Ok(n) => self.received.extend_from_slice(&buffer[..n]),
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        std::io::ErrorKind::WouldBlock
+                            | std::io::ErrorKind::TimedOut
+                            | std::io::ErrorKind::Interrupted
+                    ) => {}
+                Err(e) => return Err(Infrastructure::wrap(e)),
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! NICs that come and go while others carry traffic.
+
+use anyhow::{ensure, Result};
+
+use crate::bench::nic_specification;
+use crate::guest::{End, Guest, SHORT};
+use crate::scenario::{Machine, Scenario, Set};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "nic-is-removed-and-added-under-traffic",
+        about:
+            "the peer NIC is pulled while it carries data, three times, and works when it is back",
+        set: Set::Quick,
+        machine: Machine::COMMON,
+        c_defect: None,
+        run: remove_and_add,
+    },
+    Scenario {
+        name: "third-nic-comes-and-goes-while-two-work",
+        about: "adding and removing a NIC does not disturb the others",
+        set: Set::Full,
+        machine: Machine::COMMON,
+        c_defect: None,
+        run: third,
+    },
+];
+
+fn remove_and_add(guest: &Guest) -> Result<()> {
+    let own = End::Peer.nic();
+    for _ in 0..3 {
+        // A flood of small packets in both directions, on the NIC that goes.
+        let flood = guest.spawn_at(End::Near, &["ping", "-f", "-q", "-w", "60", End::Peer.v4()])?;
+        guest.host.remove_nic(own)?;
+        guest.wait_until("end of the peer interface", SHORT, || {
+            let argv = ["ip", "link", "show", "dev", End::Peer.interface()];
+            Ok(!guest.try_at(End::Peer, &argv, SHORT)?.success())
+        })?;
+        guest.agent.kill(flood, 2)?;
+        guest.ended(flood, SHORT)?;
+        guest.wait_until("the host's end of the NIC", SHORT, || {
+            guest.host.counters().map(|c| !c.has_nic(own))
+        })?;
+        let counters = guest.host.counters()?;
+        let open = counters.open_channels(End::Near)?;
+        ensure!(
+            counters.all_open_channels() == open,
+            "{} channels are open at the host, {open} of them belong to eth0",
+            counters.all_open_channels()
+        );
+        guest
+            .host
+            .add_nic(&nic_specification(End::Peer, guest.machine))?;
+        guest.wait_until("the new interface", SHORT, || {
+            let found = guest.shell("cat /sys/class/net/*/address", SHORT)?;
+            Ok(found.contains(End::Peer.mac()))
+        })?;
+        guest.configure(guest.machine.most_channels())?;
+        guest.ping_both_ways()?;
+    }
+    Ok(())
+}
+
+fn third(guest: &Guest) -> Result<()> {
+    const MAC: &str = "00:15:5d:00:00:03";
+    let traffic = guest.background(End::Near, 2)?;
+    for _ in 0..5 {
+        guest
+            .host
+            .add_nic(&format!("name=nic2,mac={MAC},queues=4,backend=null"))?;
+        guest.wait_until("the third interface", SHORT, || {
+            let found = guest.shell("cat /sys/class/net/*/address", SHORT)?;
+            Ok(found.contains(MAC))
+        })?;
+        guest.host.remove_nic("nic2")?;
+        guest.wait_until("end of the third interface", SHORT, || {
+            let found = guest.shell("cat /sys/class/net/*/address", SHORT)?;
+            Ok(!found.contains(MAC))
+        })?;
+        traffic.still_runs()?;
+    }
+    traffic.finish()?;
+    Ok(())
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All scenarios, one file a subject.
+
+mod attach_faults;
+mod bulk;
+pub use bulk::iperf3_mbit;
+mod channels;
+mod echo;
+mod hotplug;
+mod identity;
+mod lifecycle;
+mod reload;
+mod versions;
+
+use crate::scenario::Scenario;
+
+/// Every scenario, in the order they are run.
+pub fn all() -> Vec<Scenario> {
+    [
+        identity::SCENARIOS,
+        echo::SCENARIOS,
+        bulk::SCENARIOS,
+        channels::SCENARIOS,
+        lifecycle::SCENARIOS,
+        hotplug::SCENARIOS,
+        attach_faults::SCENARIOS,
+        reload::SCENARIOS,
+        versions::SCENARIOS,
+    ]
+    .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_can_be_typed() {
+        let all = all();
+        let names: BTreeSet<_> = all.iter().map(|s| s.name).collect();
+        assert_eq!(names.len(), all.len());
+        for name in names {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(name.chars().all(plain), "{name}");
+        }
+    }
+}
