@@ -27,7 +27,7 @@
     unsafe_op_in_unsafe_fn
 )]
 mod generated {
-    use kernel::bindings::{device, device_driver, module};
+    pub use kernel::bindings::{device, device_driver, module};
     use pin_init::MaybeZeroable;
 
     // C's `size_t` and its relatives are the width of a pointer on every kernel.

@@ -3,6 +3,7 @@
  * Everything bindgen reads to make src/bindings_generated.rs; src/bindgen_parameters says what it
  * keeps of it.
  */
+#include <asm/mshyperv.h>
 #include <linux/bpf.h>
 #include <linux/completion.h>
 #include <linux/etherdevice.h>

@@ -11,5 +11,38 @@
 pub mod gpa_direct;
 pub mod guid;
 pub mod packet;
+pub mod ring;
 pub mod transfer_pages;
 pub mod version;
+
+// Kernel half: as if it were `kernel::vmbus`.
+#[cfg(MODULE)]
+pub mod channel;
+#[cfg(MODULE)]
+pub mod completion;
+#[cfg(MODULE)]
+pub mod device;
+#[cfg(MODULE)]
+pub mod driver;
+#[cfg(MODULE)]
+pub mod gpadl;
+#[cfg(MODULE)]
+pub mod receive;
+#[cfg(MODULE)]
+pub mod send;
+#[cfg(MODULE)]
+mod shared_ring;
+#[cfg(MODULE)]
+pub mod subchannel;
+
+#[cfg(MODULE)]
+pub use self::{
+    channel::{Channel, ChannelRef, Interrupt, InterruptedChannel, OpenChannel, OpenConfig},
+    completion::{Completion, Deadline},
+    device::Device,
+    driver::{Adapter, DeviceId, Driver, IdTable},
+    gpadl::{SharedBuffer, SharedBytes},
+    receive::Reader,
+    send::SendError,
+    subchannel::Subchannels,
+};

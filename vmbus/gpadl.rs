@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Buffers that are shared with the host: memory under a GPADL (guest physical address descriptor list).
+//!
+//! C source: `drivers/hv/channel.c`. The host can read and write such a buffer at any time until it has
+//! acknowledged the teardown, so it is reached by pointers and copies, never by references; and if
+//! there is no acknowledgement the memory is leaked and counted, never freed.
+
+use crate::{bindings, vmbus::channel::ChannelRef};
+use core::{marker::PhantomData, mem, ptr::NonNull};
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed},
+};
+
+const PAGE: usize = crate::vmbus::packet::PAGE_SIZE as usize;
+
+static LEAKED: Atomic<u64> = Atomic::new(0);
+
+/// Bytes leaked since the module was loaded because the host may still use them.
+pub fn leaked_bytes() -> u64 {
+    LEAKED.load(Relaxed)
+}
+
+/// What `hv_vmbus` makes of a refusal by the host; the kernel crate does not name it.
+fn edquot() -> Error {
+    Error::from_errno(-(kernel::bindings::EDQUOT as i32))
+}
+
+/// Zeroed pages that are contiguous to the kernel, not to the host.
+///
+/// # Invariants
+///
+/// `start` points at `len` mapped bytes from `vzalloc`, which belong to this object.
+struct Pages {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: Plain memory, which can be freed from any thread.
+unsafe impl Send for Pages {}
+
+impl Pages {
+    fn new(len: usize) -> Result<Self> {
+        // SAFETY: No preconditions.
+        let start = unsafe { bindings::vzalloc_noprof(len) };
+        // INVARIANT: Just allocated.
+        Ok(Self {
+            start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
+            len,
+        })
+    }
+
+    /// Never frees the memory: the host may still use it.
+    fn leak(self, channel: &ChannelRef) {
+        LEAKED.add(self.len as u64, Relaxed);
+        dev_err!(
+            channel.device(),
+            "leaked {} bytes that the host may still use\n",
+            self.len
+        );
+        mem::forget(self);
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::vfree(self.start.as_ptr().cast()) };
+    }
+}
+
+/// A buffer shared with the host. To be ended by [`SharedBuffer::teardown`]; one that is dropped otherwise
+/// is leaked.
+///
+/// # Invariants
+///
+/// `gpadl` was established over `pages` on `channel`, and not torn down.
+pub struct SharedBuffer {
+    pages: Option<Pages>,
+    gpadl: bindings::vmbus_gpadl,
+    channel: ChannelRef,
+}
+
+// SAFETY: `gpadl` holds a pointer to `pages` only; everything can be released from any thread.
+unsafe impl Send for SharedBuffer {}
+
+// SAFETY: Shared access copies to and from memory that the host changes anyway.
+unsafe impl Sync for SharedBuffer {}
+
+impl SharedBuffer {
+    /// Most bytes that one GPADL can cover: the message counts the bytes of its page list in 16 bits.
+    pub const MAX_LEN: usize = 8190 * PAGE;
+
+    /// Allocates `len` zeroed bytes and shares them over `channel`, open or closed. Waits for the host
+    /// without limit.
+    ///
+    /// Errors: `EINVAL` if `len` is 0, not a multiple of 4096 or above [`SharedBuffer::MAX_LEN`], `ENOMEM`,
+    /// `EDQUOT` if the host refuses, `ENODEV` if it has taken the channel away.
+    pub fn establish(channel: ChannelRef, len: usize) -> Result<Self> {
+        if len == 0 || len % PAGE != 0 || len > Self::MAX_LEN {
+            return Err(EINVAL);
+        }
+        let pages = Pages::new(len)?;
+        let mut gpadl = bindings::vmbus_gpadl::default();
+        // SAFETY: The channel and the pages are valid, and the length is a multiple of the page size
+        // that fits `u32`.
+        let result = to_result(unsafe {
+            bindings::vmbus_establish_gpadl(
+                channel.as_raw(),
+                pages.start.as_ptr().cast(),
+                len as u32,
+                &mut gpadl,
+            )
+        });
+        if let Err(error) = result {
+            // `decrypted` after an error: the pages could not be made private again. And unless the
+            // host was not told yet (ENOMEM), has refused or is gone, part of the list may have
+            // reached it.
+            if gpadl.decrypted || !(error == ENOMEM || error == edquot() || error == ENODEV) {
+                pages.leak(&channel);
+            }
+            return Err(error);
+        }
+        // INVARIANT: Just established.
+        Ok(Self {
+            pages: Some(pages),
+            gpadl,
+            channel,
+        })
+    }
+
+    /// Takes the buffer back from the host and frees it. Waits for the host without limit.
+    ///
+    /// If the host does not acknowledge, the memory is leaked and this fails with `EIO`.
+    pub fn teardown(mut self) -> Result {
+        let Some(pages) = self.pages.take() else {
+            return Ok(());
+        };
+        // SAFETY: Established by the type invariant, and torn down only here, where `self` ends.
+        let result = to_result(unsafe {
+            bindings::vmbus_teardown_gpadl(self.channel.as_raw(), &mut self.gpadl)
+        });
+        // C returns 0 too when it could not post the message; it clears the handle only after the
+        // answer. A host that has taken the channel away uses none of its GPADLs any more.
+        let acknowledged = self.gpadl.gpadl_handle == 0 || self.channel.rescinded();
+        if result.is_err() || self.gpadl.decrypted || !acknowledged {
+            pages.leak(&self.channel);
+            return result.and(Err(EIO));
+        }
+        Ok(())
+    }
+
+    /// The name by which the host is told of the buffer.
+    pub fn handle(&self) -> u32 {
+        self.gpadl.gpadl_handle
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.pages.as_ref().map_or(0, |pages| pages.len)
+    }
+
+    /// Never true.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The `len` bytes from `offset`; `None` if they are not all within the buffer.
+    #[inline]
+    pub fn view(&self, offset: usize, len: usize) -> Option<SharedBytes<'_>> {
+        let pages = self.pages.as_ref()?;
+        if offset.checked_add(len)? > pages.len {
+            return None;
+        }
+        // SAFETY: Just checked: the result points into the same allocation or to its end.
+        let start = unsafe { pages.start.add(offset) };
+        // INVARIANT: Within the pages, as was just checked.
+        Some(SharedBytes {
+            start,
+            len,
+            _buffer: PhantomData,
+        })
+    }
+
+    /// Copies `to.len()` bytes from `offset` out of the buffer. `EINVAL` if they are not all within it.
+    pub fn copy_out(&self, offset: usize, to: &mut [u8]) -> Result {
+        self.view(offset, to.len()).ok_or(EINVAL)?.copy_to(to)
+    }
+
+    /// Copies `from` into the buffer at `offset`. `EINVAL` if it does not fit there.
+    pub fn copy_in(&self, offset: usize, from: &[u8]) -> Result {
+        let bytes = self.view(offset, from.len()).ok_or(EINVAL)?;
+        // SAFETY: By the invariant of `SharedBytes` the bytes are mapped; others may write them at the
+        // same time, which the C function does not mind.
+        unsafe {
+            bindings::netvsc_copy_shared(
+                bytes.start.as_ptr().cast(),
+                from.as_ptr().cast(),
+                from.len(),
+            )
+        };
+        Ok(())
+    }
+}
+
+impl Drop for SharedBuffer {
+    fn drop(&mut self) {
+        if let Some(pages) = self.pages.take() {
+            pages.leak(&self.channel);
+        }
+    }
+}
+
+/// Bytes of a [`SharedBuffer`], which the host may change at any time.
+///
+/// # Invariants
+///
+/// `start` points at `len` bytes that stay mapped, readable and writable for `'a`.
+#[derive(Clone, Copy)]
+pub struct SharedBytes<'a> {
+    start: NonNull<u8>,
+    len: usize,
+    _buffer: PhantomData<&'a SharedBuffer>,
+}
+
+impl<'a> SharedBytes<'a> {
+    /// Where they lie. Not to be made a reference of.
+    #[inline]
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The `len` bytes from `offset` of these; `None` if they are not all within them.
+    #[inline]
+    pub fn view(&self, offset: usize, len: usize) -> Option<SharedBytes<'a>> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        // SAFETY: Just checked: the result points into the same allocation or to its end.
+        let start = unsafe { self.start.add(offset) };
+        // INVARIANT: Within `self`, as was just checked.
+        Some(SharedBytes {
+            start,
+            len,
+            _buffer: PhantomData,
+        })
+    }
+
+    /// Copies all of them out, once. `EINVAL` unless `to` is exactly as long.
+    pub fn copy_to(&self, to: &mut [u8]) -> Result {
+        if to.len() != self.len {
+            return Err(EINVAL);
+        }
+        // SAFETY: By the type invariant the bytes are mapped; the host may write them at the same time,
+        // which the C function does not mind.
+        unsafe {
+            bindings::netvsc_copy_shared(
+                to.as_mut_ptr().cast(),
+                self.start.as_ptr().cast(),
+                self.len,
+            )
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Receiving from an open channel: packets as private copies, ring space given back, interrupts masked
+//! and unmasked.
+//!
+//! C source: `drivers/hv/ring_buffer.c`. `hv_pkt_iter_first` copies the packet at the private read index to
+//! a buffer of the channel, so that the host cannot change what was checked; lengths are those of the
+//! copy. The host writes its index whenever and however it likes: here it is checked before use.
+
+use crate::{
+    bindings,
+    vmbus::{
+        channel::{Interrupt, OpenChannel},
+        packet::{Packet, DESCRIPTOR_LEN, TRAILER_LEN},
+        ring::bytes_used,
+        shared_ring::RingIndices,
+    },
+};
+use core::{ptr::NonNull, slice};
+use kernel::sync::atomic::{Acquire, AtomicFlag, Release};
+
+impl<H: Interrupt> OpenChannel<H> {
+    /// The reader of the channel; `None` while there is one already.
+    pub fn reader(&self) -> Option<Reader<'_>> {
+        if self.reading.xchg(true, Acquire) {
+            return None;
+        }
+        // INVARIANT: The channel is open as long as it is borrowed, and `reading` was false.
+        Some(Reader {
+            raw: self.as_raw(),
+            reading: &self.reading,
+            current: None,
+            unpublished: false,
+            malformed: 0,
+        })
+    }
+
+    /// Asks the host for no interrupts, as [`crate::vmbus::channel::InterruptedChannel::mask`] does.
+    #[inline]
+    pub fn mask(&self) {
+        // SAFETY: The channel is open.
+        unsafe { bindings::netvsc_begin_read(self.as_raw()) };
+    }
+
+    /// Lets the host interrupt again. True if packets came while it could not: then the reader must
+    /// mask and read once more, as the host may not interrupt for them.
+    #[inline]
+    pub fn unmask(&self) -> bool {
+        // SAFETY: The channel is open, so the ring is mapped.
+        unsafe {
+            if bindings::netvsc_end_read(self.as_raw()) == 0 {
+                return false;
+            }
+            readable(self.as_raw()) >= DESCRIPTOR_LEN as u32
+        }
+    }
+}
+
+/// Bytes between the private read index and the host's write index; 0 if that index is nonsense, which
+/// only a broken or hostile host writes.
+///
+/// # Safety
+///
+/// `raw` is a valid, open channel.
+unsafe fn readable(raw: *mut bindings::vmbus_channel) -> u32 {
+    // SAFETY: By the requirements of this function.
+    let (ring, read) = unsafe {
+        let inbound = &raw const (*raw).inbound;
+        (RingIndices::read(inbound), (*inbound).priv_read_index)
+    };
+    bytes_used(ring.write, read, ring.size).unwrap_or(0)
+}
+
+/// Reads a channel's packets in order. There is one at a time.
+///
+/// Dropping it gives the space of what was read back to the host.
+///
+/// # Invariants
+///
+/// `raw` is open, and `reading` is true for us: nobody else touches the ring's private read index and the
+/// packet buffer.
+pub struct Reader<'a> {
+    raw: *mut bindings::vmbus_channel,
+    reading: &'a AtomicFlag,
+    /// Bytes in the ring of the packet that was returned last.
+    current: Option<u32>,
+    unpublished: bool,
+    malformed: u64,
+}
+
+// SAFETY: The reader can move between CPUs: the C object is not bound to one.
+unsafe impl Send for Reader<'_> {}
+
+impl Reader<'_> {
+    /// The next packet, as a copy that lives until the next call. `None` if there is none.
+    #[inline]
+    pub fn next_packet(&mut self) -> Option<Packet<'_>> {
+        loop {
+            self.advance();
+            // SAFETY: Open by the type invariant.
+            if unsafe { readable(self.raw) } < DESCRIPTOR_LEN as u32 {
+                return None;
+            }
+            // SAFETY: Open by the type invariant, and we are the only reader.
+            let desc = NonNull::new(unsafe { bindings::hv_pkt_iter_first(self.raw) })?;
+
+            // SAFETY: `hv_pkt_iter_first` returned a copy in the channel's packet buffer, which it sized
+            // and whose `len8` it set to what it copied. The buffer changes only in the next call.
+            let bytes = unsafe {
+                let len = usize::from((*desc.as_ptr()).len8) * 8;
+                slice::from_raw_parts(desc.cast::<u8>().as_ptr(), len)
+            };
+            self.current = Some(bytes.len() as u32);
+            match Packet::parse(bytes) {
+                Ok(packet) => return Some(packet),
+                Err(_) => self.malformed = self.malformed.wrapping_add(1),
+            }
+        }
+    }
+
+    /// Gives the space of what was read back to the host, and signals it if it waits for that. To be
+    /// called now and then during a long poll. The packet returned last counts as read.
+    #[inline]
+    pub fn publish(&mut self) {
+        self.advance();
+        if self.unpublished {
+            self.unpublished = false;
+            // SAFETY: Open by the type invariant; sets the shared read index to the private one.
+            unsafe { bindings::hv_pkt_iter_close(self.raw) };
+        }
+    }
+
+    /// Whether there is nothing to read now.
+    pub fn is_empty(&mut self) -> bool {
+        self.advance();
+        // SAFETY: Open by the type invariant.
+        unsafe { readable(self.raw) < DESCRIPTOR_LEN as u32 }
+    }
+
+    /// Packets that were skipped because their descriptor made no sense.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    /// Steps over the packet returned last, as `__hv_pkt_iter_next` does, but without copying another.
+    #[inline]
+    fn advance(&mut self) {
+        let Some(len) = self.current.take() else {
+            return;
+        };
+        // SAFETY: Open by the type invariant; the geometry does not change while it is.
+        let size = unsafe { (*self.raw).inbound.ring_datasize };
+        // SAFETY: Open by the type invariant, and the index is ours alone.
+        let index = unsafe { &mut (*self.raw).inbound.priv_read_index };
+        let next = index.wrapping_add(len).wrapping_add(TRAILER_LEN as u32);
+        *index = if next >= size {
+            next.wrapping_sub(size)
+        } else {
+            next
+        };
+        self.unpublished = true;
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.publish();
+        // After all that touches the ring.
+        self.reading.store(false, Release);
+    }
+}
