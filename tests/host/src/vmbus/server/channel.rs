@@ -12,6 +12,7 @@ use super::{version, DeviceId};
 use crate::counters::ChannelRecord;
 use crate::fault::FaultAction;
 use crate::vmbus::device;
+use crate::vmbus::gpadl::GpadlMemory;
 use crate::vmbus::message::{
     encode, number, ModifyChannel, ModifyResponse, OpenChannel, OpenResult, Rescind,
     STATUS_SUCCESS, STATUS_UNSUCCESSFUL,
@@ -153,62 +154,87 @@ impl Bus {
 
     /// Opens a known channel. False if it was rescinded, which the guest need not know yet.
     fn prepare_open(&mut self, relid: u32, open: &OpenChannel) -> Result<bool, Refusal> {
-        let Some(channel) = self.channels.get_mut(&relid) else {
+        let Some(channel) = self.channels.get(&relid).filter(|c| !c.rescinded) else {
             return Ok(false);
         };
-        if channel.rescinded {
-            return Ok(false);
-        }
-        if channel.is_open() {
-            return Err(Refusal("vmbus.open-twice", "channel is open".into()));
-        }
+        let (slot, index) = (channel.slot.clone(), channel.index);
+        let memory = self.check_open(relid, open)?;
         let vp = open.target_vp.get();
-        if vp >= self.shared.hypervisor.vp_count() && vp != NO_VP {
-            let detail = format!("VP {vp} does not exist");
-            return Err(Refusal("vmbus.open-vp", detail));
-        }
-        let handle = open.ring_gpadl.get();
-        let memory = lock(&self.shared.gpadls)
-            .get(&handle)
-            .filter(|gpadl| gpadl.relid == relid)
-            .map(|gpadl| gpadl.memory.clone());
-        let memory = memory.ok_or_else(|| {
-            let detail = format!("ring GPADL {handle:#x} is not one of the channel's");
-            Refusal("vmbus.open-gpadl", detail)
-        })?;
         let owner = Arc::new(ChannelOwner::new(self.shared.clone(), relid, vp));
-        let stats = channel.slot.stats(channel.index);
-        let rings = RingPair::new(memory, open.downstream_page.get(), owner.clone(), stats)
+        let page = open.downstream_page.get();
+        let rings = RingPair::new(memory, page, owner.clone(), slot.stats(index))
             .map_err(|error| Refusal("vmbus.open-ring", error.to_string()))?;
-        let (kick, device_kick) = match kick_pair() {
-            Ok(pair) => pair,
+        let (opened, device_kick) = match self.doorbell(relid, open.ring_gpadl.get(), owner) {
+            Ok(done) => done,
             Err(error) => {
                 tracing::error!(relid, %error, "cannot make an event for the channel");
                 return Ok(false);
             }
         };
-        let connection = signal_connection(relid);
-        let bound = bind(&*self.shared.hypervisor, connection, &kick);
-        if let Ok(event) = kick.try_clone() {
-            lock(&self.shared.doorbells).insert(connection, Some(event));
+        if let Some(channel) = self.channels.get_mut(&relid) {
+            channel.opens += 1;
+            channel.open = Some(opened);
         }
-        let opened = device::OpenChannel {
-            index: channel.index,
+        lock(&slot.device).open(device::OpenChannel {
+            index,
             relid,
             rings,
             kick: device_kick,
-        };
-        channel.opens += 1;
-        channel.open = Some(Opened {
-            ring_gpadl: handle,
-            owner,
-            kick,
-            bound,
         });
-        let slot = channel.slot.clone();
-        lock(&slot.device).open(opened);
         tracing::info!(relid, device = %slot.id, vp, "channel is open");
         Ok(true)
+    }
+
+    /// Checks that the channel can be opened; returns the memory of its rings.
+    fn check_open(&self, relid: u32, open: &OpenChannel) -> Result<Arc<GpadlMemory>, Refusal> {
+        if self.is_open(relid) {
+            return Err(Refusal("vmbus.open-twice", "channel is open".into()));
+        }
+        let vp = open.target_vp.get();
+        if !self.is_target(vp) {
+            let detail = format!("VP {vp} does not exist");
+            return Err(Refusal("vmbus.open-vp", detail));
+        }
+        let handle = open.ring_gpadl.get();
+        lock(&self.shared.gpadls)
+            .get(&handle)
+            .filter(|gpadl| gpadl.relid == relid)
+            .map(|gpadl| gpadl.memory.clone())
+            .ok_or_else(|| {
+                let detail = format!("ring GPADL {handle:#x} is not one of the channel's");
+                Refusal("vmbus.open-gpadl", detail)
+            })
+    }
+
+    /// Whether interrupts can be sent to `vp`, or to nobody if it says so.
+    fn is_target(&self, vp: u32) -> bool {
+        vp < self.shared.hypervisor.vp_count() || vp == NO_VP
+    }
+
+    /// Makes the event by which the guest signals the channel, and binds it to the hypercall. The
+    /// second value is the device's end.
+    fn doorbell(
+        &self,
+        relid: u32,
+        ring_gpadl: u32,
+        owner: Arc<ChannelOwner>,
+    ) -> std::io::Result<(Opened, EventFd)> {
+        let kick = EventFd::new(EFD_NONBLOCK)?;
+        let (for_device, for_signals) = (kick.try_clone()?, kick.try_clone()?);
+        let connection = signal_connection(relid);
+        let bound = self.shared.hypervisor.bind_connection(connection, &kick);
+        if let Err(error) = &bound {
+            // Signals still come through the exit path.
+            tracing::warn!(connection, %error, "signals of this channel will be slow");
+        }
+        lock(&self.shared.doorbells).insert(connection, Some(for_signals));
+        let opened = Opened {
+            ring_gpadl,
+            owner,
+            kick,
+            bound: bound.is_ok(),
+        };
+        Ok((opened, for_device))
     }
 
     pub fn close(&mut self, relid: u32) {
@@ -351,7 +377,7 @@ impl Bus {
         if !self.known(relid, "MODIFYCHANNEL") {
             return STATUS_UNSUCCESSFUL;
         }
-        if vp >= self.shared.hypervisor.vp_count() && vp != NO_VP {
+        if !self.is_target(vp) {
             let detail = format!("MODIFYCHANNEL for relid {relid}: VP {vp} does not exist");
             self.violation("vmbus.modify-vp", detail);
             return STATUS_UNSUCCESSFUL;
@@ -393,24 +419,5 @@ impl Bus {
                 gpadls: gpadls_of(relid).map(|&(_, handle)| handle).collect(),
             })
             .collect()
-    }
-}
-
-/// The channel's event, for the server and for the device.
-fn kick_pair() -> std::io::Result<(EventFd, EventFd)> {
-    let kick = EventFd::new(EFD_NONBLOCK)?;
-    let device_kick = kick.try_clone()?;
-    Ok((kick, device_kick))
-}
-
-/// Binds the event to the signal hypercall. If the hypervisor cannot, signals still come through
-/// the exit path.
-fn bind(hypervisor: &dyn crate::hypervisor::Hypervisor, connection: u32, kick: &EventFd) -> bool {
-    match hypervisor.bind_connection(connection, kick) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::warn!(connection, %error, "signals of this channel will be slow");
-            false
-        }
     }
 }
