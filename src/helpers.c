@@ -21,7 +21,7 @@ MODULE_PARM_DESC(ring_size, "Ring buffer size in each direction, in pages of 409
 
 int netvsc_debug = -1;
 module_param_named(debug, netvsc_debug, int, 0444);
-MODULE_PARM_DESC(debug, "Message level, a bit mask of NETIF_MSG_* (-1: default)");
+MODULE_PARM_DESC(debug, "Message level: number of kinds of messages shown, 0 none, 16 all (-1: default)");
 
 /**
  * netvsc_channel_prepare - make a closed channel ready to be opened by this driver

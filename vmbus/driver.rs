@@ -162,6 +162,7 @@ unsafe impl RawDeviceIdIndex for DeviceId {
 pub type IdTable<T> = &'static dyn kernel::device_id::IdTable<DeviceId, T>;
 
 /// Makes an [`IdTable`] and the module aliases (`vmbus:...`) that load the module for it.
+#[macro_export]
 macro_rules! vmbus_device_table {
     ($table_name:ident, $module_table_name:ident, $id_info_type:ty, $table_data:expr) => {
         const $table_name: kernel::device_id::IdArray<
@@ -173,7 +174,6 @@ macro_rules! vmbus_device_table {
         kernel::module_device_table!("vmbus", $module_table_name, $table_name);
     };
 }
-pub(crate) use vmbus_device_table;
 
 /// A driver for devices on the VMBus.
 ///

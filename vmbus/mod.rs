@@ -27,6 +27,8 @@ pub mod driver;
 #[cfg(MODULE)]
 pub mod gpadl;
 #[cfg(MODULE)]
+pub mod params;
+#[cfg(MODULE)]
 pub mod receive;
 #[cfg(MODULE)]
 pub mod send;

@@ -150,7 +150,7 @@ impl<H: Interrupt> OpenChannel<H> {
         }
         let mut slots = KVec::with_capacity(max.into(), GFP_KERNEL)?;
         for _ in 0..max {
-            slots.push(None, GFP_KERNEL)?;
+            slots.push_within_capacity(None).map_err(|_| ENOMEM)?;
         }
         // Twice: those of an earlier attach, being rescinded, may come before the new ones.
         let room = usize::from(max).saturating_mul(2);
