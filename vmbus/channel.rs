@@ -267,11 +267,23 @@ struct Context<H> {
     handler: Arc<H>,
 }
 
+// SAFETY: `raw` is only passed on to functions that may be called on any CPU; `H` is `Send + Sync`.
+unsafe impl<H: Interrupt> Send for Context<H> {}
+
+// SAFETY: As above.
+unsafe impl<H: Interrupt> Sync for Context<H> {}
+
 /// The callback of an open channel.
 ///
 /// # Safety
 ///
 /// `context` points at a `Context<H>` that lives until the callback was taken back.
+// SAFETY: The C object is shared between all CPUs, see `ChannelRef`; `Arc<H>` can be sent.
+unsafe impl<H: Interrupt> Send for Context<H> {}
+
+// SAFETY: As above.
+unsafe impl<H: Interrupt> Sync for Context<H> {}
+
 unsafe extern "C" fn interrupt<H: Interrupt>(context: *mut c_void) {
     // SAFETY: By the requirements of this function: `hv_vmbus` passes what `Session::open` gave it, and
     // takes callbacks back under `sched_lock`, under which this runs.
