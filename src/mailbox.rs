@@ -8,8 +8,8 @@
 
 use crate::net::SpinLockBh;
 use crate::rndis::transaction::TransactionId;
-use crate::vmbus::Completion;
-use kernel::{new_spinlock, prelude::*, time};
+use crate::vmbus::{Completion, Deadline};
+use kernel::prelude::*;
 
 /// Messages held.
 const SLOTS: usize = 16;
@@ -109,17 +109,17 @@ impl Mailbox {
         self.arrived.complete();
     }
 
-    /// The oldest message, copied to the start of `buffer`; waits up to `msecs` milliseconds. `None` if
-    /// none came.
+    /// The oldest message, copied to the start of `buffer`; waits until `deadline`. `None` if none
+    /// came.
     pub(crate) fn take(
         &self,
         buffer: &mut [u8; MAX_MESSAGE],
-        msecs: time::Msecs,
+        deadline: Deadline,
     ) -> Option<(Mail, usize)> {
         if let Some(mail) = self.pop(buffer) {
             return Some(mail);
         }
-        self.arrived.wait_timeout(msecs);
+        self.arrived.wait(deadline);
         self.pop(buffer)
     }
 

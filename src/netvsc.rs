@@ -1,10 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Root of the kernel module `hv_netvsc`.
+//! Root of the kernel module `hv_netvsc`: the network driver of guests on Hyper-V and Azure.
+//!
+//! Three layers, each a folder: `vmbus/` (channels, rings, shared memory), `rndis/` (the protocol, as state
+//! machines without I/O), and this one, the network device. `net/` holds safe abstractions over the
+//! kernel's networking API; nothing outside it and `vmbus/` has unsafe code.
 
 pub mod bindings;
+#[path = "../rndis/mod.rs"]
+pub mod rndis;
+#[path = "../vmbus/mod.rs"]
+pub mod vmbus;
 
-use kernel::prelude::*;
+mod attach;
+mod buffers;
+mod control;
+mod device;
+mod ethtool;
+mod link;
+mod mailbox;
+mod net;
+mod params;
+mod queue;
+mod reconfigure;
+mod rx;
+mod settings;
+mod stats;
+mod tx;
+
+use device::Bound;
+use kernel::{device::Core, driver, prelude::*};
 
 module! {
     type: HvNetvsc,
@@ -13,11 +38,48 @@ module! {
     license: "GPL",
 }
 
-struct HvNetvsc;
+/// The loaded module: a driver registered with the VMBus.
+#[pin_data]
+struct HvNetvsc {
+    #[pin]
+    _driver: driver::Registration<vmbus::Adapter<NetvscDriver>>,
+}
 
-impl kernel::Module for HvNetvsc {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        pr_info!("no driver is registered yet\n");
-        Err(ENODEV)
+impl kernel::InPlaceModule for HvNetvsc {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            _driver <- driver::Registration::new(c"hv_netvsc", module),
+        })
+    }
+}
+
+/// The driver as the VMBus sees it.
+struct NetvscDriver;
+
+crate::vmbus_device_table!(
+    NIC_TABLE,
+    MODULE_NIC_TABLE,
+    <NetvscDriver as vmbus::Driver>::IdInfo,
+    [(vmbus::DeviceId::new(vmbus::guid::NIC_CLASS), ())]
+);
+
+#[vtable]
+impl vmbus::Driver for NetvscDriver {
+    type IdInfo = ();
+    type Data<'bound> = Bound;
+    const ID_TABLE: vmbus::IdTable<Self::IdInfo> = &NIC_TABLE;
+
+    fn probe<'bound>(
+        dev: &'bound vmbus::Device<Core<'_>>,
+        _id_info: &'bound Self::IdInfo,
+    ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
+        Bound::new(Bound::register(dev))
+    }
+
+    fn unbind<'bound>(
+        _dev: &'bound vmbus::Device<Core<'_>>,
+        this: Pin<&'bound Self::Data<'bound>>,
+    ) {
+        this.unbind();
     }
 }

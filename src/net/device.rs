@@ -71,19 +71,6 @@ impl<T> Device<T> {
         unsafe { (*self.as_raw()).num_rx_queues }
     }
 
-    /// Transmit queues in use.
-    #[inline]
-    pub(crate) fn real_tx_queues(&self) -> u32 {
-        // SAFETY: A word-sized field; a stale value is allowed for.
-        unsafe { (&raw const (*self.as_raw()).real_num_tx_queues).read_volatile() }
-    }
-
-    /// Largest frame payload, in bytes.
-    pub(crate) fn mtu(&self) -> u32 {
-        // SAFETY: A word-sized field.
-        unsafe { (&raw const (*self.as_raw()).mtu).read_volatile() }
-    }
-
     /// Sets the MTU in the device, after the host took it.
     pub(crate) fn set_mtu(&self, _config: &Config<'_>, mtu: u32) {
         // SAFETY: Only configuration writes the field.
@@ -122,12 +109,6 @@ impl<T> Device<T> {
         unsafe { bindings::netif_carrier_off(self.as_raw()) };
     }
 
-    /// Announces the interface's addresses again (gratuitous ARP, unsolicited NA).
-    pub(crate) fn notify_peers(&self) {
-        // SAFETY: Takes RTNL itself; process context.
-        unsafe { bindings::netdev_notify_peers(self.as_raw()) };
-    }
-
     /// Stops all transmit queues and waits until no `ndo_start_xmit` runs.
     pub(crate) fn tx_disable(&self) {
         // SAFETY: The device is alive.
@@ -163,25 +144,12 @@ impl<T> Device<T> {
             && unsafe { bindings::netvsc_txq_stopped(self.as_raw(), queue.into()) }
     }
 
-    /// Hardware address.
-    pub(crate) fn address(&self) -> [u8; 6] {
-        let mut address = [0; 6];
-        // SAFETY: `dev_addr` points at `addr_len` (6, Ethernet) bytes or more.
-        unsafe { address.as_mut_ptr().copy_from((*self.as_raw()).dev_addr, 6) };
-        address
-    }
-
     /// Sets the hardware address in the device.
     pub(crate) fn set_address(&self, _config: &Config<'_>, address: &[u8; 6]) {
         // SAFETY: `address` has the 6 bytes that are read.
         unsafe { bindings::netvsc_eth_hw_addr_set(self.as_raw(), address.as_ptr()) };
     }
 
-    /// The name, for messages. Before registration it is a pattern.
-    pub(crate) fn name(&self) -> &CStr {
-        // SAFETY: `name` is NUL-terminated and lives with the device.
-        unsafe { CStr::from_ptr((*self.as_raw()).name.as_ptr().cast()) }
-    }
 }
 
 impl<T> Deref for Device<T> {
@@ -230,7 +198,7 @@ impl<T> Drop for DeviceRef<T> {
 }
 
 /// A device that is not registered yet: ours alone.
-pub(crate) struct UniqueDevice<T: Operations>(NonNull<bindings::net_device>, PhantomData<T>);
+pub(crate) struct UniqueDevice<T: Operations>(NonNull<bindings::net_device>, PhantomData<KBox<T>>);
 
 // SAFETY: Owns the device and the `T` in it.
 unsafe impl<T: Operations> Send for UniqueDevice<T> {}
@@ -330,7 +298,7 @@ unsafe fn release<T>(raw: NonNull<bindings::net_device>) {
 }
 
 /// A registered device. Dropping unregisters it, waits for all references and frees it.
-pub(crate) struct Registration<T: Operations>(NonNull<bindings::net_device>, PhantomData<T>);
+pub(crate) struct Registration<T: Operations>(NonNull<bindings::net_device>, PhantomData<KBox<T>>);
 
 // SAFETY: Registration may be undone from any thread that can sleep.
 unsafe impl<T: Operations> Send for Registration<T> {}

@@ -21,6 +21,7 @@
 
 mod device;
 mod host_pages;
+mod in_flight;
 mod napi;
 mod ops;
 mod published;
@@ -32,10 +33,12 @@ mod token;
 mod tx_cell;
 mod work;
 
+pub(crate) mod cpu;
 pub(crate) mod ethtool;
 
 pub(crate) use device::{Device, DeviceRef, Registration, UniqueDevice};
 pub(crate) use host_pages::{HostPages, PAGE_SIZE};
+pub(crate) use in_flight::{InFlight, Sent};
 pub(crate) use napi::{Napi, NapiRegistration, Poll, PollContext};
 pub(crate) use ops::{Operations, Stats64, TxVerdict};
 pub(crate) use published::Published;
@@ -43,6 +46,6 @@ pub(crate) use rx::RxFrame;
 pub(crate) use shared_memory::SharedMemory;
 pub(crate) use skb::{Pieces, SkBuff, TxOffload, TxPrepared};
 pub(crate) use spinlock_bh::SpinLockBh;
-pub(crate) use token::{Config, Rtnl, RtnlGuard, SoftIrq};
+pub(crate) use token::{Config, Rtnl, SoftIrq};
 pub(crate) use tx_cell::{TxCell, TxQueueGuard};
 pub(crate) use work::DelayedWork;

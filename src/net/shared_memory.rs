@@ -15,3 +15,12 @@ pub(crate) unsafe trait SharedMemory {
     /// The `len` bytes from `offset`; `None` if they are not all within the block.
     fn region(&self, offset: usize, len: usize) -> Option<NonNull<u8>>;
 }
+
+// SAFETY: A view lies within pages that stay mapped while the buffer is borrowed, and is handed out as
+// pointer only.
+unsafe impl SharedMemory for crate::vmbus::SharedBuffer {
+    #[inline]
+    fn region(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
+        self.view(offset, len).map(|bytes| bytes.as_ptr())
+    }
+}

@@ -5,7 +5,6 @@
 //! They are zero-sized and cannot be made outside `src/net`, so that a signature says which lock its
 //! caller holds. See the lock model in the module documentation.
 
-use crate::bindings;
 use core::marker::PhantomData;
 use kernel::{sync::rcu, types::NotThreadSafe};
 
@@ -20,34 +19,6 @@ impl Rtnl {
     /// The current thread holds RTNL for as long as the token lives.
     pub(super) unsafe fn assume_held() -> Self {
         Self(NotThreadSafe)
-    }
-}
-
-/// RTNL taken by this thread; released on drop. May sleep.
-pub(crate) struct RtnlGuard(Rtnl);
-
-impl RtnlGuard {
-    /// Takes RTNL.
-    pub(crate) fn lock() -> Self {
-        // SAFETY: May be called from any context that can sleep.
-        unsafe { bindings::rtnl_lock() };
-        // SAFETY: Just taken; given back when `self` is dropped.
-        Self(unsafe { Rtnl::assume_held() })
-    }
-}
-
-impl core::ops::Deref for RtnlGuard {
-    type Target = Rtnl;
-
-    fn deref(&self) -> &Rtnl {
-        &self.0
-    }
-}
-
-impl Drop for RtnlGuard {
-    fn drop(&mut self) {
-        // SAFETY: Taken in `lock` by this thread (the token is not `Send`).
-        unsafe { bindings::rtnl_unlock() };
     }
 }
 

@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Attach: from a closed primary channel to a device that carries traffic; and detach, the way back.
+//!
+//! The protocol's part is a state machine (`rndis::bringup`); here is what it needs from the kernel: queues,
+//! buffers, sub-channels, time. Whatever step fails, what was established before it is undone in the
+//! order of `rndis::teardown`, and the closed channel comes back for another try.
+
+use crate::buffers::{ReceiveArea, SendArea};
+use crate::control::{Buffers, Line};
+use crate::device::{Adapter, DataPath};
+use crate::net::{Config, Device, Napi, TxQueueGuard};
+use crate::queue::{OpenChannel, Queue, Registration, Shared};
+use crate::rndis::{
+    bringup::{Bringup, BringupError, Negotiated, OnRefusal},
+    event::{Action, Event, RequestIds},
+    rss::MAX_CHANNELS,
+    teardown::{self, Established, Step},
+};
+use crate::settings::Settings;
+use crate::vmbus::{self, Channel, Deadline, SharedBuffer, Subchannels};
+use kernel::{prelude::*, sync::Arc, time::Msecs};
+
+/// Time that an attach has for all its waits together.
+pub(crate) const ATTACH_MS: Msecs = 10_000;
+/// Time that a detach waits for what is in flight.
+const DRAIN_MS: Msecs = 1_000;
+
+/// A device that is attached to its host: owns the channels and all that depends on them.
+pub(crate) struct Attachment {
+    /// What host and driver agreed on.
+    pub(crate) negotiated: Negotiated,
+    parts: Parts,
+    /// Request numbering, for exchanges.
+    pub(crate) ids: RequestIds,
+}
+
+/// What has been set up so far.
+struct Parts {
+    queues: KVec<Registration>,
+    shared: Arc<Shared>,
+    buffers: Buffers,
+    /// The send buffer before its sections are known.
+    unsectioned: Option<SharedBuffer>,
+    established: Established,
+}
+
+impl Attachment {
+    /// Brings the device up on `channel`. On failure the channel comes back, closed, unless it is lost.
+    pub(crate) fn new(
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        channel: Channel,
+        settings: &Settings,
+        on_refusal: OnRefusal,
+    ) -> Result<Self, (Option<Channel>, Error)> {
+        let deadline = Deadline::after(ATTACH_MS);
+        let mut parts = Parts::open(dev, config, channel)?;
+        let mut bringup = match KBox::new(Bringup::new(settings.bringup(on_refusal)), GFP_KERNEL) {
+            Ok(bringup) => bringup,
+            Err(error) => {
+                let mut ids = RequestIds::new();
+                return Err((parts.undo(dev, config, &mut ids), error.into()));
+            }
+        };
+        let result = parts.bring_up(dev, config, &mut bringup, deadline);
+        let negotiated = bringup.negotiated().clone();
+        parts.established = *bringup.established();
+        let mut ids = KBox::into_inner(bringup).into_ids();
+        match result.and_then(|()| parts.complete(config, &negotiated)) {
+            Ok(()) => Ok(Self {
+                negotiated,
+                parts,
+                ids,
+            }),
+            Err(error) => Err((parts.undo(dev, config, &mut ids), error)),
+        }
+    }
+
+    /// Takes the device down. Sends nothing more to the host afterwards. `None` if the channel is lost.
+    pub(crate) fn detach(mut self, dev: &Device<Adapter>, config: &Config<'_>) -> Option<Channel> {
+        self.parts.undo(dev, config, &mut self.ids)
+    }
+
+    /// Channels in use.
+    pub(crate) fn channels(&self) -> u16 {
+        // One queue a channel, at most 64.
+        self.parts.queues.len() as u16
+    }
+
+    /// The CPU that channel `index` interrupts.
+    pub(crate) fn target_cpu(&self, config: &Config<'_>, index: usize) -> Option<u32> {
+        let queue = self.parts.queues.get(index)?;
+        let channel = queue.napi().channel.get_config(config)?;
+        Some(channel.reference().target_cpu())
+    }
+
+    /// What the packet paths need.
+    pub(crate) fn data_path(&self) -> Result<DataPath> {
+        let mut queues = KVec::with_capacity(self.parts.queues.len(), GFP_KERNEL)?;
+        for queue in &self.parts.queues {
+            queues.push(queue.napi().clone(), GFP_KERNEL)?;
+        }
+        DataPath::new(queues, &self.negotiated)
+    }
+
+    /// Tells netlink which NAPI serves which queue.
+    pub(crate) fn link_queues(&self, config: &Config<'_>) {
+        for queue in &self.parts.queues {
+            queue.link(config);
+        }
+    }
+
+    /// Begins a control operation.
+    pub(crate) fn with_line<R>(
+        &mut self,
+        config: &Config<'_>,
+        deadline: Deadline,
+        run: impl FnOnce(&mut RequestIds, Line<'_>) -> R,
+    ) -> Result<R> {
+        let primary = self.parts.queues.first().ok_or(ENODEV)?.napi().clone();
+        let channel = primary.channel.get_config(config).ok_or(ENODEV)?;
+        let line = Line::new(
+            channel,
+            &self.parts.shared.mailbox,
+            &mut self.parts.buffers,
+            deadline,
+        );
+        Ok(run(&mut self.ids, line))
+    }
+
+    /// The memory of control messages.
+    pub(crate) fn buffers(&mut self) -> &mut Buffers {
+        &mut self.parts.buffers
+    }
+}
+
+impl Parts {
+    /// Opens the primary channel.
+    fn open(
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        channel: Channel,
+    ) -> Result<Self, (Option<Channel>, Error)> {
+        let mut parts = match Self::empty(dev) {
+            Ok(parts) => parts,
+            Err(error) => return Err((Some(channel), error)),
+        };
+        match open_queue(dev, config, &parts.shared, &mut parts.queues, 0, channel) {
+            Ok(()) => Ok(parts),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn empty(dev: &Device<Adapter>) -> Result<Self> {
+        Ok(Self {
+            queues: KVec::with_capacity(MAX_CHANNELS.into(), GFP_KERNEL)?,
+            shared: Shared::new(dev)?,
+            buffers: Buffers::new()?,
+            unsectioned: None,
+            established: Established::default(),
+        })
+    }
+
+    fn bring_up(
+        &mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        bringup: &mut Bringup,
+        deadline: Deadline,
+    ) -> Result {
+        let primary = self.queues.first().ok_or(ENODEV)?.napi().clone();
+        let channel = primary.channel.get_config(config).ok_or(ENODEV)?;
+        let mut subchannels = channel.expect_subchannels(MAX_CHANNELS.wrapping_sub(1))?;
+        let Self {
+            queues,
+            shared,
+            buffers,
+            unsectioned,
+            ..
+        } = self;
+        let mut line = Line::new(channel, &shared.mailbox, buffers, deadline);
+        let mut setup = Setup {
+            dev,
+            config,
+            channel,
+            shared,
+            queues,
+            unsectioned,
+            subchannels: &mut subchannels,
+            deadline,
+        };
+        let result = line.run(bringup, |action| setup.perform(action));
+        shared.set_version(bringup.negotiated().version);
+        result.map_err(|error| {
+            dev.say_err(format_args!("attach failed: {error}"));
+            errno(&error)
+        })
+    }
+
+    /// What remains when the state machine is done: cutting the send buffer into sections.
+    fn complete(&mut self, config: &Config<'_>, negotiated: &Negotiated) -> Result {
+        let buffer = self.unsectioned.take().ok_or(EIO)?;
+        let area = SendArea::new(
+            buffer,
+            negotiated.send_section_count,
+            negotiated.send_section_len,
+            negotiated.channels,
+        );
+        let area = match area {
+            Ok(area) => area,
+            Err((buffer, error)) => {
+                self.unsectioned = Some(buffer);
+                return Err(error);
+            }
+        };
+        // A new attach's slot is empty; the box is made first so that the buffer cannot be lost.
+        let place = match KBox::<SendArea>::new_uninit(GFP_KERNEL) {
+            Ok(place) => place,
+            Err(error) => {
+                self.unsectioned = Some(area.buffer);
+                return Err(error.into());
+            }
+        };
+        self.shared
+            .send
+            .publish(config, place.write(area))
+            .map_err(|_| EBUSY)
+    }
+
+    /// Undoes what is established and gives the closed primary channel back.
+    fn undo(
+        mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        ids: &mut RequestIds,
+    ) -> Option<Channel> {
+        let mut channel = None;
+        for step in teardown::steps(vmbus::device::protocol_version(), &self.established) {
+            match step {
+                Step::Halt => self.halt(config, ids),
+                Step::RevokeReceiveBuffer | Step::RevokeSendBuffer => self.revoke(config, step),
+                Step::StopPolling => self.queues.iter_mut().for_each(Registration::disable),
+                Step::Close => channel = self.close(dev, config),
+                Step::UnshareReceiveBuffer { .. } => {
+                    let area = self.shared.receive.retire(config);
+                    unshare(dev, area.map(|area| KBox::into_inner(area).buffer));
+                }
+                Step::UnshareSendBuffer { .. } => {
+                    let area = self.shared.send.retire(config);
+                    let buffer = area.map(|area| KBox::into_inner(area).buffer);
+                    unshare(dev, buffer.or_else(|| self.unsectioned.take()));
+                }
+            }
+        }
+        self.shared.carrier_return.cancel();
+        channel
+    }
+
+    /// Halts the RNDIS device and waits, within a second, for all that is in flight.
+    fn halt(&mut self, config: &Config<'_>, ids: &mut RequestIds) {
+        let Some(primary) = self.queues.first().map(|queue| queue.napi().clone()) else {
+            return;
+        };
+        let Some(channel) = primary.channel.get_config(config) else {
+            return;
+        };
+        let action = teardown::halt(ids, &mut self.buffers.message);
+        let deadline = Deadline::after(DRAIN_MS);
+        let mut line = Line::new(channel, &self.shared.mailbox, &mut self.buffers, deadline);
+        if let Action::SendRndis { len, transaction } = action {
+            let queues = &self.queues;
+            let idle = || queues.iter().all(|queue| queue.napi().in_flight.count() == 0);
+            if line.send_rndis(len, transaction).is_ok() {
+                line.settle(transaction, idle);
+            }
+        }
+    }
+
+    fn revoke(&self, config: &Config<'_>, step: Step) {
+        let channel = self
+            .queues
+            .first()
+            .and_then(|queue| queue.napi().channel.get_config(config));
+        if let (Some(channel), Some((message, id))) = (channel, teardown::revoke(step)) {
+            // Fails only when the channel is gone or its ring full of what the host ignores.
+            let _ = channel.send_inband(&message, id.value(), false);
+        }
+    }
+
+    /// Closes the sub-channels, then the primary, and gives up what was in flight. Polls are stopped.
+    fn close(&mut self, dev: &Device<Adapter>, config: &Config<'_>) -> Option<Channel> {
+        let mut primary = None;
+        while let Some(queue) = self.queues.pop() {
+            let channel = queue.napi().channel.retire(config);
+            if let Some(Ok(closed)) = channel.map(|channel| KBox::into_inner(channel).close()) {
+                primary = Some(closed);
+            }
+            forget_packets(dev, queue.napi());
+        }
+        // The queues came off from the last to the first.
+        primary
+    }
+}
+
+/// Adds the queue `index` and opens its channel.
+fn open_queue(
+    dev: &Device<Adapter>,
+    config: &Config<'_>,
+    shared: &Arc<Shared>,
+    queues: &mut KVec<Registration>,
+    index: u16,
+    channel: Channel,
+) -> Result<(), (Option<Channel>, Error)> {
+    let prepared = Queue::register(dev, shared, index, config)
+        .and_then(|queue| Ok((queue, KBox::<OpenChannel>::new_uninit(GFP_KERNEL)?)));
+    let (mut queue, place) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return Err((Some(channel), error)),
+    };
+    queue.enable();
+    let opened = channel.open(&Settings::open_config(), queue.napi().clone());
+    let open = opened.map_err(|(channel, error)| (Some(channel), error))?;
+    // A new queue's slot is empty.
+    if let Err(occupied) = queue.napi().channel.publish(config, place.write(open)) {
+        drop(occupied);
+        return Err((None, EBUSY));
+    }
+    // The interrupt may have come before the poll could find the channel.
+    queue.napi().schedule();
+    // Within the capacity of 64, so it does not allocate.
+    queues
+        .push(queue, GFP_KERNEL)
+        .map_err(|error| (None, error.into()))
+}
+
+/// Counts what the host never completed, and what was never sent.
+fn forget_packets(dev: &Device<Adapter>, queue: &Napi<Queue>) {
+    let Some(stats) = queue.stats() else {
+        return;
+    };
+    queue
+        .in_flight
+        .drain(|sent| stats.poll.tx_lost.add(sent.packets.into()));
+    if let Some(mut guard) = TxQueueGuard::lock(dev, queue.index) {
+        if let Some(state) = queue.tx.get(&mut guard) {
+            stats.tx.dropped.add(state.discard().into());
+        }
+    }
+}
+
+fn unshare(dev: &Device<Adapter>, buffer: Option<SharedBuffer>) {
+    if let Some(Err(error)) = buffer.map(SharedBuffer::teardown) {
+        dev.say_err(format_args!("buffer not returned by the host: {error:?}"));
+    }
+}
+
+/// What an attach does on behalf of its state machine.
+struct Setup<'a> {
+    dev: &'a Device<Adapter>,
+    config: &'a Config<'a>,
+    channel: &'a OpenChannel,
+    shared: &'a Arc<Shared>,
+    queues: &'a mut KVec<Registration>,
+    unsectioned: &'a mut Option<SharedBuffer>,
+    subchannels: &'a mut Subchannels,
+    deadline: Deadline,
+}
+
+impl Setup<'_> {
+    fn perform(&mut self, action: Action) -> Event<'static> {
+        match action {
+            Action::ShareReceiveBuffer { bytes } => shared(self.share_receive(bytes)),
+            Action::ShareSendBuffer { bytes } => shared(self.share_send(bytes)),
+            Action::OpenSubchannels { count } => Event::SubchannelsOpen {
+                count: self.open_subchannels(count),
+            },
+            _ => Event::SendFailed,
+        }
+    }
+
+    fn share_receive(&mut self, bytes: u32) -> Result<u32> {
+        let place = KBox::<ReceiveArea>::new_uninit(GFP_KERNEL)?;
+        let channel = self.channel.reference().clone();
+        let buffer = SharedBuffer::establish(channel, bytes as usize)?;
+        let handle = buffer.handle();
+        let area = place.write(ReceiveArea { buffer, len: bytes });
+        self.shared
+            .receive
+            .publish(self.config, area)
+            .map_err(|_| EBUSY)?;
+        Ok(handle)
+    }
+
+    fn share_send(&mut self, bytes: u32) -> Result<u32> {
+        let channel = self.channel.reference().clone();
+        let buffer = SharedBuffer::establish(channel, bytes as usize)?;
+        let handle = buffer.handle();
+        *self.unsectioned = Some(buffer);
+        Ok(handle)
+    }
+
+    /// Opens sub-channels as they arrive; returns how many are open.
+    fn open_subchannels(&mut self, count: u16) -> u16 {
+        let arrived = self.subchannels.wait(count, self.deadline);
+        if arrived < count {
+            self.dev.say_err(format_args!(
+                "{arrived} of {count} sub-channels arrived in time"
+            ));
+        }
+        let mut open = 0u16;
+        let mut channels = KVec::new();
+        for channel in self.subchannels.take() {
+            if channels.push(channel, GFP_KERNEL).is_err() {
+                break;
+            }
+        }
+        for (channel, index) in channels.into_iter().take(count.into()).zip(1u16..) {
+            if let Err(error) = self.open_subchannel(index, channel) {
+                self.dev.say_err(format_args!(
+                    "sub-channel {index} does not open: {error:?}"
+                ));
+                break;
+            }
+            open = index;
+        }
+        open
+    }
+
+    fn open_subchannel(&mut self, index: u16, channel: Channel) -> Result {
+        open_queue(self.dev, self.config, self.shared, self.queues, index, channel)
+            .map_err(|(_, error)| error)
+    }
+}
+
+fn shared(result: Result<u32>) -> Event<'static> {
+    match result {
+        Ok(gpadl) => Event::Shared { gpadl },
+        Err(_) => Event::ShareFailed,
+    }
+}
+
+/// The error number for a failed attach.
+fn errno(error: &BringupError) -> Error {
+    match error {
+        BringupError::Rescinded { .. } => ENODEV,
+        BringupError::Deadline { .. } => ETIMEDOUT,
+        BringupError::ShareFailed { .. } => ENOMEM,
+        BringupError::SendFailed { .. } => EAGAIN,
+        BringupError::NoVersion => Error::from_errno(-(kernel::bindings::EPROTO as i32)),
+        _ => EIO,
+    }
+}

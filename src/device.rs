@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A network adapter: from probe to removal, and what the network stack asks of it in between.
+
+use crate::attach::Attachment;
+use crate::link::LinkState;
+use crate::net::{
+    Config, Device, Napi, Operations, Published, Registration, Rtnl, SkBuff, SoftIrq, Stats64,
+    TxQueueGuard, TxVerdict, UniqueDevice,
+};
+use crate::params;
+use crate::queue::Queue;
+use crate::reconfigure::Control;
+use crate::rndis::{
+    address::MacAddress,
+    bringup::{Negotiated, OnRefusal},
+    offload::Offloads,
+    rss::MAX_CHANNELS,
+};
+use crate::settings::Settings;
+use crate::stats::QueueStats;
+use crate::vmbus::{self, Channel};
+use core::sync::atomic::{AtomicU32, Ordering};
+use kernel::{
+    device, new_mutex,
+    prelude::*,
+    sync::{aref::ARef, Arc, Mutex},
+};
+
+/// Smallest MTU.
+const MIN_MTU: u32 = 68;
+/// Largest MTU of hosts with NDIS configuration (NVSP 2): 65535 less an Ethernet header.
+const MAX_MTU: u32 = 65521;
+/// The MTU of a new interface, and the largest of older hosts.
+const ETHERNET_MTU: u32 = 1500;
+
+/// What the packet paths need, while the device is attached.
+pub(crate) struct DataPath {
+    queues: KVec<Arc<Napi<Queue>>>,
+    /// Checksums that the host computes, a mask of `NETVSC_CSUM_*`.
+    pub(crate) checksums: u32,
+    /// RNDIS messages in one packet.
+    pub(crate) max_messages: u32,
+    /// What messages in a packet are aligned to, in bytes.
+    pub(crate) alignment: u32,
+}
+
+impl DataPath {
+    /// For these queues, by index.
+    pub(crate) fn new(queues: KVec<Arc<Napi<Queue>>>, negotiated: &Negotiated) -> Result<Self> {
+        Ok(Self {
+            queues,
+            checksums: checksum_mask(&negotiated.offloads),
+            max_messages: negotiated.max_packets_per_message,
+            alignment: negotiated.alignment,
+        })
+    }
+
+    /// Queue `index`.
+    #[inline]
+    pub(crate) fn queue(&self, index: u16) -> Option<&Queue> {
+        self.queues.get(usize::from(index)).map(|queue| &***queue)
+    }
+
+    /// Channels in use, 1 to 64.
+    #[inline]
+    pub(crate) fn channels(&self) -> u16 {
+        self.queues.len() as u16
+    }
+}
+
+/// The mask for [`DataPath::checksums`].
+fn checksum_mask(offloads: &Offloads) -> u32 {
+    use crate::bindings::{
+        NETVSC_CSUM_TCP4, NETVSC_CSUM_TCP6, NETVSC_CSUM_UDP4, NETVSC_CSUM_UDP6,
+    };
+    [
+        (offloads.tcp4_checksum, NETVSC_CSUM_TCP4),
+        (offloads.tcp6_checksum, NETVSC_CSUM_TCP6),
+        (offloads.udp4_checksum, NETVSC_CSUM_UDP4),
+        (offloads.udp6_checksum, NETVSC_CSUM_UDP6),
+    ]
+    .into_iter()
+    .filter(|(granted, _)| *granted)
+    .fold(0, |mask, (_, bit)| mask | bit)
+}
+
+/// One network adapter; lives in the private area of its network device.
+///
+/// Lock order: RTNL, then `control`. Packet paths take neither: they read `path`.
+#[pin_data]
+pub(crate) struct Adapter {
+    hv: ARef<vmbus::Device>,
+    /// What the packet paths use; absent while the device is being rebuilt.
+    pub(crate) path: Published<DataPath>,
+    /// Link state and speed.
+    pub(crate) link: LinkState,
+    message_level: AtomicU32,
+    stats: KVec<QueueStats>,
+    /// Settings, and what is attached.
+    #[pin]
+    pub(crate) control: Mutex<Control>,
+}
+
+impl Adapter {
+    fn new(hv: ARef<vmbus::Device>, channel: Channel) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            hv,
+            path: Published::new(),
+            link: LinkState::new(),
+            message_level: AtomicU32::new(params::message_level()),
+            stats: {
+                let mut stats = KVec::with_capacity(MAX_CHANNELS.into(), GFP_KERNEL)?;
+                for _ in 0..MAX_CHANNELS {
+                    stats.push(QueueStats::default(), GFP_KERNEL)?;
+                }
+                stats
+            },
+            control <- new_mutex!(Control::new(Settings::new(ETHERNET_MTU), channel)),
+        })
+    }
+
+    /// Counters of queue `index`.
+    #[inline]
+    pub(crate) fn queue_stat(&self, index: u16) -> Option<&QueueStats> {
+        self.stats.get(usize::from(index))
+    }
+
+    /// Counters of all queues that there can be.
+    pub(crate) fn queue_stats(&self) -> impl Iterator<Item = &QueueStats> {
+        self.stats.iter()
+    }
+
+    /// `ethtool -s msglvl`.
+    pub(crate) fn message_level(&self) -> u32 {
+        self.message_level.load(Ordering::Relaxed)
+    }
+
+    /// See [`Adapter::message_level`].
+    pub(crate) fn set_message_level(&self, level: u32) {
+        self.message_level.store(level, Ordering::Relaxed);
+    }
+
+    /// Tells the administrator of a failure.
+    pub(crate) fn say_err(&self, text: core::fmt::Arguments<'_>) {
+        let device: &device::Device = (*self.hv).as_ref();
+        dev_err!(device, "{}\n", text);
+    }
+
+    /// Tells the administrator of something worth knowing.
+    pub(crate) fn say(&self, text: core::fmt::Arguments<'_>) {
+        let device: &device::Device = (*self.hv).as_ref();
+        dev_info!(device, "{}\n", text);
+    }
+
+    /// The carrier follows the link while the interface is up. Any context.
+    pub(crate) fn update_carrier(dev: &Device<Self>) {
+        if dev.is_running() && dev.link.is_up() {
+            dev.carrier_on();
+        } else {
+            dev.carrier_off();
+        }
+    }
+
+    /// Changes the settings, and the device with them. On failure both are as before.
+    pub(crate) fn reconfigure(
+        dev: &Device<Self>,
+        config: &Config<'_>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Result {
+        dev.control.lock().transact(dev, config, change)
+    }
+}
+
+impl Operations for Adapter {
+    fn open(dev: &Device<Self>, rtnl: &Rtnl) -> Result {
+        let config = Config::from(rtnl);
+        let mut control = dev.control.lock();
+        control.ensure_attached(dev, &config)?;
+        control.set_filter(dev, &config, true)?;
+        drop(control);
+        Self::update_carrier(dev);
+        dev.tx_wake_all();
+        Ok(())
+    }
+
+    fn stop(dev: &Device<Self>, rtnl: &Rtnl) {
+        dev.tx_disable();
+        let config = Config::from(rtnl);
+        // A host that does not answer will not have its way: the interface is down for the stack.
+        if let Err(error) = dev.control.lock().set_filter(dev, &config, false) {
+            if error != ENODEV {
+                dev.say_err(format_args!("receive filter not closed: {error:?}"));
+            }
+        }
+        dev.carrier_off();
+    }
+
+    fn released(dev: &Device<Self>, config: &Config<'_>) {
+        let mut control = dev.control.lock();
+        control.detach(dev, config);
+        control.give_up_channel();
+    }
+
+    #[inline]
+    fn start_xmit(
+        dev: &Device<Self>,
+        skb: SkBuff,
+        queue: &mut TxQueueGuard<'_>,
+        section: SoftIrq<'_>,
+    ) -> TxVerdict {
+        crate::tx::start_xmit(dev, skb, queue, section)
+    }
+
+    fn select_queue(dev: &Device<Self>, hash: u32, section: SoftIrq<'_>) -> u16 {
+        dev.path
+            .get(section)
+            .and_then(|path| {
+                let channel = path.queue(0)?.shared.channel_of(hash);
+                channel.checked_rem(path.channels())
+            })
+            .unwrap_or(0)
+    }
+
+    fn change_mtu(dev: &Device<Self>, rtnl: &Rtnl, mtu: u32) -> Result {
+        let config = Config::from(rtnl);
+        Self::reconfigure(dev, &config, |settings| settings.mtu = mtu)?;
+        dev.set_mtu(&config, mtu);
+        Ok(())
+    }
+
+    fn set_address(dev: &Device<Self>, rtnl: &Rtnl, address: &[u8; 6]) -> Result {
+        let address = MacAddress(*address);
+        dev.control
+            .lock()
+            .set_address(dev, &Config::from(rtnl), address)
+    }
+
+    fn set_rx_mode(dev: &Device<Self>, rtnl: &Rtnl) -> Result {
+        dev.control
+            .lock()
+            .set_filter(dev, &Config::from(rtnl), true)
+    }
+
+    fn stats(dev: &Device<Self>, stats: &mut Stats64) {
+        for queue in dev.queue_stats() {
+            queue.add_to(stats);
+        }
+    }
+}
+
+/// A bound device: the network device while it is registered.
+#[pin_data]
+pub(crate) struct Bound {
+    #[pin]
+    registration: Mutex<Option<Registration<Adapter>>>,
+}
+
+impl Bound {
+    /// Holds what [`Bound::register`] made.
+    pub(crate) fn new(
+        registration: Result<Registration<Adapter>>,
+    ) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            registration <- new_mutex!(Some(registration?)),
+        }? Error)
+    }
+
+    /// Brings the adapter up and registers its network device.
+    pub(crate) fn register(hv: &vmbus::Device<device::Core<'_>>) -> Result<Registration<Adapter>> {
+        let device: &device::Device<device::Core<'_>> = hv.as_ref();
+        if vmbus::device::is_isolated() {
+            dev_err!(device, "confidential virtual machines are not supported yet\n");
+            return Err(ENODEV);
+        }
+        let parent: &device::Device = device;
+        let mut netdev =
+            UniqueDevice::new(parent, MAX_CHANNELS, Adapter::new(hv.into(), hv.channel()?))?;
+        let negotiated = first_attach(&mut netdev)?;
+        let offloads = negotiated.offloads;
+        netdev.set_features(
+            checksum_mask(&offloads),
+            offloads.tso4,
+            offloads.tso6,
+            offloads.gso_max,
+        );
+        let max_mtu = if negotiated.version.has_ndis_config() {
+            MAX_MTU
+        } else {
+            ETHERNET_MTU
+        };
+        netdev.set_mtu_range(MIN_MTU, max_mtu);
+        netdev.register()
+    }
+
+    /// Unregisters the network device and detaches from the host.
+    pub(crate) fn unbind(&self) {
+        let registration = self.registration.lock().take();
+        drop(registration);
+    }
+}
+
+/// Attaches for the first time, and gives the device what the host says of it.
+fn first_attach(netdev: &mut UniqueDevice<Adapter>) -> Result<Negotiated> {
+    let (dev, config) = netdev.configure();
+    dev.carrier_off();
+    let mut control = dev.control.lock();
+    control.attach(dev, &config, OnRefusal::Continue)?;
+    let negotiated = control.attached()?.negotiated.clone();
+    dev.set_address(&config, &negotiated.mac.0);
+    dev.set_mtu(&config, negotiated.mtu);
+    control.adopt_mtu(negotiated.mtu);
+    Ok(negotiated)
+}
+
+impl Control {
+    /// What is attached; `ENODEV` if nothing is.
+    pub(crate) fn attached(&mut self) -> Result<&mut Attachment> {
+        self.attachment.as_mut().ok_or(ENODEV)
+    }
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How many processors there are.
+
+use crate::bindings;
+
+/// One more than the largest CPU number.
+pub(crate) fn id_limit() -> u32 {
+    // SAFETY: No preconditions.
+    unsafe { bindings::netvsc_nr_cpu_ids() }
+}
+
+/// Whether CPU `cpu` is plugged in.
+pub(crate) fn is_present(cpu: u32) -> bool {
+    // SAFETY: The number is checked in C.
+    unsafe { bindings::netvsc_cpu_present(cpu) }
+}
+
+/// CPUs online now.
+pub(crate) fn online() -> u32 {
+    // SAFETY: No preconditions.
+    unsafe { bindings::netvsc_online_cpus() }
+}
+
+/// How many queues the kernel suggests for a multi-queue device.
+pub(crate) fn default_queues() -> u32 {
+    // SAFETY: No preconditions.
+    unsafe { bindings::netvsc_num_default_queues() }
+}

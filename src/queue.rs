@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One channel of an attached device: its poll, its transmit state, what both share.
+
+use crate::buffers::{ReceiveArea, SendArea};
+use crate::device::Adapter;
+use crate::mailbox::Mailbox;
+use crate::net::{
+    Config, DelayedWork, Device, DeviceRef, InFlight, Napi, NapiRegistration, Poll, PollContext,
+    Published, TxCell,
+};
+use crate::rndis::{nvsp::SEND_TABLE_LEN, send_table::SendTable, version::NvspVersion};
+use crate::rx::RxState;
+use crate::stats::QueueStats;
+use crate::tx::TxState;
+use crate::vmbus;
+use core::sync::atomic::{AtomicU32, AtomicU8, Ordering};
+use kernel::{prelude::*, sync::Arc};
+
+/// The channel of a queue, open.
+pub(crate) type OpenChannel = vmbus::OpenChannel<Napi<Queue>>;
+/// A queue's place in the device's list of polls.
+pub(crate) type Registration = NapiRegistration<Queue, Adapter>;
+
+/// Packets of frames that one queue may have on their way; a power of two.
+pub(crate) const MAX_IN_FLIGHT: usize = 512;
+
+/// What the channels of one attach share.
+#[pin_data]
+pub(crate) struct Shared {
+    /// The interface.
+    pub(crate) dev: DeviceRef<Adapter>,
+    /// Where the control plane's messages go.
+    #[pin]
+    pub(crate) mailbox: Mailbox,
+    /// Where received frames lie, once the host has it.
+    pub(crate) receive: Published<ReceiveArea>,
+    /// Where small frames are copied to, once the host has it.
+    pub(crate) send: Published<SendArea>,
+    /// Which channel a flow hash goes to: spread evenly, until the host says otherwise.
+    send_table: [AtomicU8; SEND_TABLE_LEN],
+    /// NVSP version in use, as on the wire.
+    version: AtomicU32,
+    /// Brings the carrier back after a change of network.
+    #[pin]
+    pub(crate) carrier_return: DelayedWork<DeviceRef<Adapter>>,
+}
+
+impl Shared {
+    /// For a new attach.
+    pub(crate) fn new(dev: &Device<Adapter>) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            try_pin_init!(Self {
+                dev: dev.to_ref(),
+                mailbox <- Mailbox::new(),
+                receive: Published::new(),
+                send: Published::new(),
+                send_table: core::array::from_fn(|index| AtomicU8::new(index as u8)),
+                version: AtomicU32::new(0),
+                carrier_return <- DelayedWork::new(dev.to_ref(), |dev| Adapter::update_carrier(dev)),
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The channel for a flow hash; may exceed the number of channels in use.
+    #[inline]
+    pub(crate) fn channel_of(&self, hash: u32) -> u16 {
+        self.send_table
+            .get(hash as usize % SEND_TABLE_LEN)
+            .map_or(0, |entry| entry.load(Ordering::Relaxed).into())
+    }
+
+    /// Replaces the table that [`Shared::channel_of`] looks into.
+    pub(crate) fn set_send_table(&self, table: &SendTable) {
+        for (place, &entry) in self.send_table.iter().zip(table.entries()) {
+            place.store(entry, Ordering::Relaxed);
+        }
+    }
+
+    /// NVSP version, for messages whose layout depends on it.
+    pub(crate) fn version(&self) -> Option<NvspVersion> {
+        NvspVersion::from_value(self.version.load(Ordering::Relaxed))
+    }
+
+    /// Notes the NVSP version.
+    pub(crate) fn set_version(&self, version: NvspVersion) {
+        self.version.store(version.value(), Ordering::Relaxed);
+    }
+}
+
+/// One channel of an attached device. Wrapped in a [`Napi`], which is what interrupts refer to.
+pub(crate) struct Queue {
+    /// Index of channel, transmit and receive queue; 0 is the primary.
+    pub(crate) index: u16,
+    /// What all channels share.
+    pub(crate) shared: Arc<Shared>,
+    /// The channel, while it is open.
+    pub(crate) channel: Published<OpenChannel>,
+    /// State of the transmit side.
+    pub(crate) tx: TxCell<TxState>,
+    /// Packets that the host has not completed.
+    pub(crate) in_flight: InFlight,
+}
+
+impl Queue {
+    /// Adds a queue to the device, disabled.
+    pub(crate) fn register(
+        dev: &Device<Adapter>,
+        shared: &Arc<Shared>,
+        index: u16,
+        config: &Config<'_>,
+    ) -> Result<Registration> {
+        let queue = Self {
+            index,
+            shared: shared.clone(),
+            channel: Published::new(),
+            tx: TxCell::new(dev, index, TxState::new()?),
+            in_flight: InFlight::new(MAX_IN_FLIGHT)?,
+        };
+        Registration::new(dev, index, queue, RxState::new()?, config)
+    }
+
+    /// The interface.
+    #[inline]
+    pub(crate) fn dev(&self) -> &Device<Adapter> {
+        &self.shared.dev
+    }
+
+    /// This queue's counters, which outlive it.
+    #[inline]
+    pub(crate) fn stats(&self) -> Option<&QueueStats> {
+        self.dev().queue_stat(self.index)
+    }
+}
+
+impl vmbus::Interrupt for Napi<Queue> {
+    #[inline]
+    fn channel_interrupt(&self, channel: &vmbus::InterruptedChannel<'_>) {
+        self.schedule_irqoff(|| channel.mask());
+    }
+}
+
+impl Poll for Queue {
+    type State = RxState;
+
+    fn poll(&self, poll: &PollContext<'_>, state: &mut RxState, budget: u32) -> u32 {
+        crate::rx::poll(self, poll, state, budget)
+    }
+}

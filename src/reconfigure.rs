@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reconfiguration as a transaction: take the device down, bring it up with the new settings, or else with
+//! the old ones; and the requests that need no rebuild.
+//!
+//! Time: an attach has `ATTACH_MS`, so an operation that fails and goes back takes at most twice that and
+//! the second that a detach waits; a request has [`EXCHANGE_MS`].
+
+use crate::attach::Attachment;
+use crate::control::Started;
+use crate::device::Adapter;
+use crate::net::{Config, Device};
+use crate::rndis::{
+    address::MacAddress,
+    bringup::OnRefusal,
+    exchange::{ExchangeError, Request},
+    filter::{PacketFilter, Wanted},
+};
+use crate::settings::Settings;
+use crate::vmbus::{Channel, Deadline};
+use kernel::{prelude::*, time::Msecs};
+
+/// Time that the host has to answer one request.
+const EXCHANGE_MS: Msecs = 3_000;
+/// Interface flag: deliver everything.
+const IFF_PROMISC: u32 = 0x100;
+
+/// Everything that configuration changes, behind the adapter's mutex.
+pub(crate) struct Control {
+    /// What the user wants; what the attached device was brought up with.
+    settings: Settings,
+    /// The attached device.
+    pub(crate) attachment: Option<Attachment>,
+    /// The primary channel, closed, while nothing is attached.
+    channel: Option<Channel>,
+    /// The filter that the host has.
+    filter: PacketFilter,
+}
+
+impl Control {
+    /// Nothing attached yet.
+    pub(crate) fn new(settings: Settings, channel: Channel) -> Self {
+        Self {
+            settings,
+            attachment: None,
+            channel: Some(channel),
+            filter: PacketFilter::NONE,
+        }
+    }
+
+    /// Attaches with the current settings.
+    pub(crate) fn attach(
+        &mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        on_refusal: OnRefusal,
+    ) -> Result {
+        let settings = self.settings.clone();
+        self.attach_with(dev, config, &settings, on_refusal)
+    }
+
+    /// Attaches if that has failed before: `ip link set up` is another try.
+    pub(crate) fn ensure_attached(&mut self, dev: &Device<Adapter>, config: &Config<'_>) -> Result {
+        if self.attachment.is_some() {
+            return Ok(());
+        }
+        self.attach(dev, config, OnRefusal::Continue)
+    }
+
+    /// The MTU that a new interface got, which may be lower than the one asked for.
+    pub(crate) fn adopt_mtu(&mut self, mtu: u32) {
+        self.settings.mtu = mtu;
+    }
+
+    /// Gives the channel up for good.
+    pub(crate) fn give_up_channel(&mut self) {
+        self.channel = None;
+    }
+
+    /// Takes the device down; frames wait in the stack meanwhile.
+    pub(crate) fn detach(&mut self, dev: &Device<Adapter>, config: &Config<'_>) {
+        let Some(attachment) = self.attachment.take() else {
+            return;
+        };
+        // From here on a frame that comes stops its queue and goes back to the stack.
+        let path = dev.path.retire(config);
+        dev.tx_disable();
+        self.channel = attachment.detach(dev, config);
+        self.filter = PacketFilter::NONE;
+        drop(path);
+    }
+
+    /// Changes the settings by a rebuild. On failure the old ones are in effect again.
+    pub(crate) fn transact(
+        &mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Result {
+        let mut wanted = self.settings.clone();
+        change(&mut wanted);
+        self.detach(dev, config);
+        let result = self.attach_with(dev, config, &wanted, OnRefusal::Fail);
+        match result {
+            Ok(()) => self.settings = wanted,
+            Err(error) => {
+                dev.say_err(format_args!("new configuration failed ({error:?}): going back"));
+                self.attach(dev, config, OnRefusal::Continue)
+                    .inspect_err(|error| {
+                        dev.carrier_off();
+                        dev.say_err(format_args!(
+                            "old configuration failed too ({error:?}): no traffic until the \
+                             interface is set down and up again"
+                        ));
+                    })
+                    .ok();
+            }
+        }
+        result
+    }
+
+    /// Attaches with `settings` and lets traffic flow.
+    fn attach_with(
+        &mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        settings: &Settings,
+        on_refusal: OnRefusal,
+    ) -> Result {
+        let channel = self.channel.take().ok_or(ENODEV)?;
+        let indications = dev.link.indications();
+        match Attachment::new(dev, config, channel, settings, on_refusal) {
+            Ok(attachment) => self.attachment = Some(attachment),
+            Err((channel, error)) => {
+                self.channel = channel;
+                return Err(error);
+            }
+        }
+        let result = self.start(dev, config, settings, on_refusal, indications);
+        if result.is_err() {
+            self.detach(dev, config);
+        }
+        result
+    }
+
+    /// From attached to running: replays what the user had set, then opens the packet paths.
+    fn start(
+        &mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        settings: &Settings,
+        on_refusal: OnRefusal,
+        indications: u32,
+    ) -> Result {
+        let attachment = self.attached()?;
+        let negotiated = attachment.negotiated.clone();
+        if negotiated.mtu < settings.mtu && on_refusal == OnRefusal::Fail {
+            dev.say_err(format_args!(
+                "MTU {} asked for: the host takes at most {}",
+                settings.mtu, negotiated.mtu
+            ));
+            return Err(EINVAL);
+        }
+        let path = KBox::new(attachment.data_path()?, GFP_KERNEL)?;
+        if let Some(address) = settings.address {
+            self.request(dev, config, &Request::SetAddress(address))?;
+        }
+        if dev.is_running() {
+            self.set_filter(dev, config, true)?;
+        }
+        let attachment = self.attached()?;
+        dev.set_real_queues(config, attachment.channels())?;
+        attachment.link_queues(config);
+        if let Some(speed) = negotiated.link_speed {
+            dev.link.set_speed(speed.mbit());
+        }
+        // What the host has said unasked since is newer than its answer.
+        if dev.link.indications() == indications {
+            dev.link.set(negotiated.link_up);
+        }
+        if let Err(occupied) = dev.path.publish(config, path) {
+            drop(occupied);
+            return Err(EBUSY);
+        }
+        report(dev, settings, &negotiated);
+        if dev.is_running() {
+            Adapter::update_carrier(dev);
+            dev.tx_wake_all();
+        }
+        Ok(())
+    }
+
+    /// Sets the address, on the host first.
+    pub(crate) fn set_address(
+        &mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        address: MacAddress,
+    ) -> Result {
+        self.request(dev, config, &Request::SetAddress(address))?;
+        self.settings.address = Some(address);
+        Ok(())
+    }
+
+    /// Has the host deliver what the interface's flags ask for, or nothing if it is not `open`.
+    pub(crate) fn set_filter(
+        &mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        open: bool,
+    ) -> Result {
+        let filter = if open {
+            wanted_filter(dev)
+        } else {
+            PacketFilter::NONE
+        };
+        if self.attached().is_ok() && filter == self.filter {
+            return Ok(());
+        }
+        self.request(dev, config, &Request::SetPacketFilter(filter))?;
+        self.filter = filter;
+        Ok(())
+    }
+
+    /// Asks the host for something, and waits for its answer.
+    fn request(
+        &mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        request: &Request<'_>,
+    ) -> Result {
+        let attachment = self.attached()?;
+        let deadline = Deadline::after(EXCHANGE_MS);
+        let (result, in_flight) = attachment.with_line(config, deadline, |ids, mut line| {
+            let (mut exchange, first) = match line.start(ids, request) {
+                Ok(started) => started,
+                Err(error) => return (Err(error), false),
+            };
+            let result = line.run(&mut Started::new(&mut exchange, first), |_| {
+                // An exchange asks for nothing but messages.
+                crate::rndis::event::Event::SendFailed
+            });
+            (result, result.is_err() && exchange.buffer_in_flight())
+        })?;
+        if in_flight {
+            attachment.buffers().withhold_page()?;
+        }
+        result.map_err(|error| {
+            dev.say_err(format_args!("host refused a request: {error}"));
+            errno(&error)
+        })
+    }
+}
+
+/// The filter for the interface's flags. All multicast groups pass: the stack filters them.
+fn wanted_filter(dev: &Device<Adapter>) -> PacketFilter {
+    PacketFilter::new(Wanted {
+        promiscuous: dev.flags() & IFF_PROMISC != 0,
+        multicast: true,
+        broadcast: true,
+    })
+}
+
+/// Says what the interface runs with, if that is less than was asked for.
+fn report(
+    dev: &Device<Adapter>,
+    settings: &Settings,
+    negotiated: &crate::rndis::bringup::Negotiated,
+) {
+    let granted = negotiated.channels;
+    let requested = negotiated.subchannels_requested.saturating_add(1);
+    if granted < requested {
+        dev.say(format_args!(
+            "host granted {granted} of {requested} channels: running with {granted}"
+        ));
+    }
+    if settings.rss_table.is_some() && !negotiated.user_table {
+        dev.say(format_args!(
+            "indirection table does not fit {granted} channels: spread evenly"
+        ));
+    }
+}
+
+fn errno(error: &ExchangeError) -> Error {
+    match error {
+        ExchangeError::Rescinded => ENODEV,
+        ExchangeError::Deadline => ETIMEDOUT,
+        ExchangeError::SendFailed => EAGAIN,
+        ExchangeError::Refused(_) | ExchangeError::MessageTooLong => EIO,
+    }
+}

@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The poll of one channel: received frames, transmit completions, control messages.
+//!
+//! Everything the host wrote is looked at in private copies only: ring packets are copied by VMBus, the
+//! headers of frames here, frames themselves into socket buffers. What does not check out is counted and
+//! completed with failure; each received packet gets exactly one completion, at the latest when the ring
+//! has room again.
+
+use crate::buffers::ReceiveArea;
+use crate::device::Adapter;
+use crate::mailbox::{Mail, MAX_MESSAGE};
+use crate::net::{PollContext, RxFrame};
+use crate::queue::{OpenChannel, Queue};
+use crate::rndis::{
+    link::LinkEvent,
+    message::{kind, HostMessage},
+    nvsp::{self, Completion, Notice, RECEIVE_BUFFER_ID},
+    packet::{self, RxData, RxMessage, MAX_RX_HEADER},
+    rss::MAX_CHANNELS,
+    rx_completions::{RxCompletion, RxCompletions},
+    send_table::SendTable,
+    transaction::{Transaction, TransactionId},
+};
+use crate::stats::PollStats;
+use crate::vmbus::{
+    packet::{Packet, PacketType},
+    transfer_pages::{CheckedRange, TransferPages},
+};
+use core::sync::atomic::{fence, Ordering};
+use kernel::prelude::*;
+
+/// Receive completions that may wait for room in the ring.
+const MAX_OWED: usize = 256;
+/// Completions are sent at the latest when this many wait.
+const FLUSH_AT: usize = 64;
+/// Ring packets of any kind in one poll, for a unit of budget: transmit completions cost little, but not
+/// nothing.
+const PACKETS_PER_BUDGET: u32 = 4;
+/// Milliseconds that the carrier is away after a change of network.
+const NETWORK_CHANGE_MS: u32 = 2000;
+/// Bytes of an indication that are looked at.
+const MAX_INDICATION: usize = 64;
+
+/// What only the poll touches.
+pub(crate) struct RxState {
+    owed: RxCompletions<KVec<RxCompletion>>,
+}
+
+impl RxState {
+    /// Nothing owed.
+    pub(crate) fn new() -> Result<Self> {
+        let mut storage = KVec::with_capacity(MAX_OWED, GFP_KERNEL)?;
+        for _ in 0..MAX_OWED {
+            storage.push(RxCompletion::default(), GFP_KERNEL)?;
+        }
+        Ok(Self {
+            owed: RxCompletions::new(storage),
+        })
+    }
+}
+
+/// A poll in progress: everything it needs, looked up once.
+struct Rx<'a> {
+    queue: &'a Queue,
+    poll: &'a PollContext<'a>,
+    channel: &'a OpenChannel,
+    stats: &'a PollStats,
+}
+
+/// One poll. Returns the frames received, at most `budget`.
+pub(crate) fn poll(
+    queue: &Queue,
+    poll: &PollContext<'_>,
+    state: &mut RxState,
+    budget: u32,
+) -> u32 {
+    if budget == 0 {
+        return 0;
+    }
+    let channel = queue.channel.get(poll.section());
+    let (Some(channel), Some(stats)) = (channel, queue.stats()) else {
+        // Not open yet: whoever opens it schedules the poll afterwards.
+        poll.complete(0);
+        return 0;
+    };
+    let rx = Rx {
+        queue,
+        poll,
+        channel,
+        stats: &stats.poll,
+    };
+    let (work, more) = rx.drain(state, budget);
+    rx.wake();
+    if more || work >= budget {
+        return budget;
+    }
+    if poll.complete(work) && channel.unmask() {
+        poll.reschedule(|| channel.mask());
+    }
+    work
+}
+
+impl Rx<'_> {
+    /// Takes packets from the ring until budget or ring end. Returns frames received, and whether to
+    /// come back at once.
+    fn drain(&self, state: &mut RxState, budget: u32) -> (u32, bool) {
+        let Some(mut reader) = self.channel.reader() else {
+            return (0, true);
+        };
+        let mut work = 0u32;
+        let mut left = budget.saturating_mul(PACKETS_PER_BUDGET);
+        while work < budget && left > 0 {
+            if state.owed.len() >= FLUSH_AT && !self.settle(state) && state.owed.is_full() {
+                break;
+            }
+            let Some(packet) = reader.next_packet() else {
+                break;
+            };
+            left = left.saturating_sub(1);
+            work = work.saturating_add(self.packet(state, &packet));
+        }
+        if reader.malformed() > 0 {
+            self.stats.rx_bad.add(reader.malformed());
+        }
+        reader.publish();
+        let settled = self.settle(state);
+        (work.min(budget), left == 0 || !settled)
+    }
+
+    /// Handles one ring packet; returns the frames in it.
+    fn packet(&self, state: &mut RxState, packet: &Packet<'_>) -> u32 {
+        match packet.packet_type {
+            PacketType::Completion => {
+                self.completion(packet);
+                0
+            }
+            PacketType::DataTransferPages => {
+                let (ok, frames) = self.receive(packet);
+                if !ok {
+                    self.stats.rx_bad.add(1);
+                }
+                let owed = RxCompletion {
+                    transaction_id: packet.transaction_id,
+                    ok,
+                };
+                // There is room: `drain` looked before it took the packet.
+                if state.owed.push(owed).is_err() {
+                    self.stats.rx_comp_busy.add(1);
+                }
+                frames
+            }
+            PacketType::DataInBand => {
+                self.notice(packet);
+                0
+            }
+            _ => {
+                self.stats.rx_bad.add(1);
+                0
+            }
+        }
+    }
+
+    /// Sends the completions owed; false if the ring had no room for all.
+    fn settle(&self, state: &mut RxState) -> bool {
+        while let Some(owed) = state.owed.peek() {
+            let message = nvsp::rndis_completion(owed.status());
+            match self.channel.send_completion(owed.transaction_id, &message) {
+                Err(crate::vmbus::SendError::Full) => {
+                    self.stats.rx_comp_busy.add(1);
+                    return false;
+                }
+                // A host that has taken the channel away wants no completions.
+                Ok(()) | Err(_) => {
+                    state.owed.pop();
+                }
+            }
+        }
+        true
+    }
+
+    /// The host is done with a packet of ours.
+    fn completion(&self, packet: &Packet<'_>) {
+        let id = TransactionId::from_wire(packet.transaction_id);
+        match id.decode() {
+            Transaction::Frame { .. } => self.sent(id, packet),
+            Transaction::Control(_) if self.queue.index == 0 => {
+                let payload = packet.payload;
+                let len = payload.len().min(nvsp::MESSAGE_LEN);
+                self.queue
+                    .shared
+                    .mailbox
+                    .put(Mail::Completion(id), len, |to| copy(to, payload));
+            }
+            _ => self.stats.bad_completions.add(1),
+        }
+    }
+
+    fn sent(&self, id: TransactionId, packet: &Packet<'_>) {
+        let Some(sent) = self.queue.in_flight.complete(id) else {
+            self.stats.bad_completions.add(1);
+            return;
+        };
+        if let Some(section) = sent.section {
+            if let Some(send) = self.queue.shared.send.get(self.poll.section()) {
+                send.sections.free(section);
+            }
+        }
+        match Completion::decode(packet.payload) {
+            Ok(Completion::RndisPacket { status }) if status.is_success() => {
+                self.stats.tx_packets.add(sent.packets.into());
+                self.stats.tx_bytes.add(sent.bytes.into());
+            }
+            _ => self.stats.tx_errors.add(sent.packets.into()),
+        }
+        if let Some(skb) = sent.skb {
+            // Any budget but 0 says that this is a poll.
+            skb.consume(1);
+        }
+    }
+
+    /// A received packet: whether all of it was good, and how many frames it held.
+    fn receive(&self, packet: &Packet<'_>) -> (bool, u32) {
+        let Some(area) = self.queue.shared.receive.get(self.poll.section()) else {
+            return (false, 0);
+        };
+        let pages = TransferPages::parse(packet.header)
+            .ok()
+            .filter(|pages| pages.pageset_id() == RECEIVE_BUFFER_ID);
+        let (Some(pages), Ok(_)) = (pages, nvsp::decode_rndis_packet(packet.payload)) else {
+            return (false, 0);
+        };
+        let mut ok = true;
+        let mut frames = 0u32;
+        for range in pages.iter() {
+            let range = range.within(area.len);
+            let result = range.and_then(|range| self.message(area, range));
+            ok &= result.is_some();
+            frames = frames.wrapping_add(result.unwrap_or(0));
+        }
+        (ok, frames)
+    }
+
+    /// The RNDIS message of one range; returns the frames in it, `None` if it is bad.
+    fn message(&self, area: &ReceiveArea, range: CheckedRange) -> Option<u32> {
+        let mut header = [0u8; MAX_RX_HEADER];
+        let header = header.get_mut(..MAX_RX_HEADER.min(range.len() as usize))?;
+        area.buffer.copy_out(range.offset() as usize, header).ok()?;
+        match packet::parse(header, range.len()).ok()? {
+            // Coalesced frames come only from hosts that were promised RSC support, which is none.
+            RxMessage::Data(data) if data.fragment.is_some() => None,
+            RxMessage::Data(data) => {
+                self.frame(area, range, &data, header)?;
+                Some(1)
+            }
+            RxMessage::Control { message_type, .. } if self.queue.index == 0 => {
+                self.control(area, range, message_type)?;
+                Some(0)
+            }
+            RxMessage::Control { .. } => None,
+        }
+    }
+
+    fn frame(
+        &self,
+        area: &ReceiveArea,
+        range: CheckedRange,
+        data: &RxData,
+        header: &[u8],
+    ) -> Option<()> {
+        let offset = range.offset().checked_add(data.data_offset)? as usize;
+        let mut frame = RxFrame::new(&area.buffer, offset, data.data_len, self.queue.index)?;
+        if data.checksum.transport_ok() {
+            frame.checksum_ok();
+        }
+        if let Some(hash) = data.hash {
+            frame.hash(hash, true);
+        }
+        if let Some(tci) = data.vlan {
+            frame.vlan(tci);
+        }
+        if frame.deliver(self.poll).is_err() {
+            // The host is not to blame: its section goes back as good.
+            self.stats.rx_no_memory.add(1);
+            return Some(());
+        }
+        self.stats.rx_packets.add(1);
+        self.stats.rx_bytes.add(data.data_len.into());
+        // Bit 0 of the destination, if it lies in the part that was copied for the header.
+        let group = header
+            .get(data.data_offset as usize)
+            .is_some_and(|first| first & 1 != 0);
+        if group {
+            self.stats.rx_multicast.add(1);
+        }
+        Some(())
+    }
+
+    /// A control message: an answer goes to whoever waits for it, an indication is acted on.
+    fn control(&self, area: &ReceiveArea, range: CheckedRange, message_type: u32) -> Option<()> {
+        let offset = range.offset() as usize;
+        if message_type == kind::INDICATE {
+            return self.indication(area, range);
+        }
+        if message_type & kind::COMPLETION == 0 {
+            return None;
+        }
+        let bytes = area
+            .buffer
+            .view(offset, MAX_MESSAGE.min(range.len() as usize))?;
+        self.queue
+            .shared
+            .mailbox
+            .put(Mail::Rndis, bytes.len(), |to| {
+                // The lengths are equal.
+                let _ = bytes.copy_to(to);
+            });
+        Some(())
+    }
+
+    fn indication(&self, area: &ReceiveArea, range: CheckedRange) -> Option<()> {
+        let mut bytes = [0u8; MAX_INDICATION];
+        let bytes = bytes.get_mut(..MAX_INDICATION.min(range.len() as usize))?;
+        area.buffer.copy_out(range.offset() as usize, bytes).ok()?;
+        let message = HostMessage::decode(bytes);
+        // Longer indications than we look at concern something else.
+        if let Some(event) = message.ok().as_ref().and_then(LinkEvent::from_message) {
+            self.link_event(event);
+        }
+        Some(())
+    }
+
+    fn link_event(&self, event: LinkEvent) {
+        let dev = self.queue.dev();
+        match event {
+            LinkEvent::Up | LinkEvent::Down => {
+                dev.link.indicate(event == LinkEvent::Up);
+                Adapter::update_carrier(dev);
+            }
+            LinkEvent::Speed(speed) => dev.link.set_speed(speed.mbit()),
+            LinkEvent::NetworkChange => {
+                dev.carrier_off();
+                self.queue.shared.carrier_return.queue(NETWORK_CHANGE_MS);
+            }
+        }
+    }
+
+    /// The host tells something in-band.
+    fn notice(&self, packet: &Packet<'_>) {
+        let shared = &self.queue.shared;
+        let notice = shared
+            .version()
+            .filter(|_| self.queue.index == 0)
+            .and_then(|version| Notice::decode(packet.payload, version).ok());
+        match notice {
+            Some(Notice::SendTable(entries)) => {
+                shared.set_send_table(&SendTable::from_host(&entries, MAX_CHANNELS));
+            }
+            // There is no virtual function that could be used yet.
+            Some(Notice::VfAssociation { .. } | Notice::Other(_)) => {}
+            None => self.stats.rx_bad.add(1),
+        }
+    }
+
+    /// Wakes the queue if it is stopped and there is room again. See `Tx::stop` for the other half.
+    fn wake(&self) {
+        fence(Ordering::SeqCst);
+        let dev = self.queue.dev();
+        if dev.queue_stopped(self.queue.index)
+            && dev.path.get(self.poll.section()).is_some()
+            && self.queue.has_room(self.channel)
+        {
+            self.stats.wake_queue.add(1);
+            dev.wake_queue(self.queue.index);
+        }
+    }
+}
+
+fn copy(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+}

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Transmit: frames become RNDIS messages, copied to a send section (several to a batch while the stack
+//! says that more follow) or named page by page.
+//!
+//! A frame is consumed only once the ring has taken the packet that carries it; before that it is either
+//! given back to the stack (the queue is stopped then) or dropped and counted.
+
+use crate::buffers::SendArea;
+use crate::device::{Adapter, DataPath};
+use crate::net::{
+    Device, HostPages, Pieces, Sent, SkBuff, SoftIrq, TxOffload, TxPrepared, TxQueueGuard, TxVerdict,
+    PAGE_SIZE,
+};
+use crate::queue::{OpenChannel, Queue, MAX_IN_FLIGHT};
+use crate::rndis::{
+    nvsp::{self, RndisChannel},
+    packet::{self, extend_message, padding, TxMeta, MAX_TX_HEADER},
+    ppi::Transport,
+    sections::Section,
+    transaction::{Transaction, TransactionId},
+};
+use crate::stats::TxStats;
+use crate::vmbus::{
+    gpa_direct::{GpaDirect, RndisHeaderRange},
+    SendError,
+};
+use core::sync::atomic::{fence, Ordering};
+use kernel::prelude::*;
+
+/// Most guest pages in one packet.
+const MAX_PAGES: u32 = 32;
+/// Room for an RNDIS header, so that none crosses a page.
+const HEADER_ROOM: usize = 128;
+/// Longest GPA-direct header: fixed part, and for header, linear part and 17 fragments a range each, and
+/// a page number for each of the pages.
+const MAX_DESCRIPTOR: usize = 24 + (8 * 19) + 8 * (MAX_PAGES as usize + 1);
+/// The queue stops below this share of free ring, in percent...
+const STOP_PERCENT: u32 = 10;
+/// ...and is woken above this.
+pub(crate) const WAKE_PERCENT: u32 = 20;
+
+/// Messages in one send section that have not been sent.
+struct Batch {
+    section: Section,
+    /// Bytes filled.
+    len: u32,
+    /// RNDIS messages.
+    messages: u32,
+    /// Frames on the wire, counting segments.
+    packets: u32,
+    /// Bytes on the wire.
+    bytes: u32,
+    /// The frame added last, kept until the host is done, which is what paces its socket.
+    last: SkBuff,
+}
+
+/// What belongs to the holder of the queue's lock.
+pub(crate) struct TxState {
+    /// RNDIS headers of the frames that are sent from their own memory, one place a slot.
+    headers: HostPages,
+    batch: Option<Batch>,
+}
+
+impl TxState {
+    /// Nothing pending.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            headers: HostPages::new(MAX_IN_FLIGHT.wrapping_mul(HEADER_ROOM) / PAGE_SIZE)?,
+            batch: None,
+        })
+    }
+
+    /// Gives up what was not sent; returns how many frames that were. For teardown.
+    pub(crate) fn discard(&mut self) -> u32 {
+        self.batch.take().map_or(0, |batch| batch.packets)
+    }
+}
+
+/// A transmit in progress: everything it needs, looked up once.
+struct Tx<'a> {
+    dev: &'a Device<Adapter>,
+    path: &'a DataPath,
+    queue: &'a Queue,
+    channel: &'a OpenChannel,
+    send: &'a SendArea,
+    stats: &'a TxStats,
+}
+
+/// Why a packet was not sent.
+enum Unsent {
+    /// No room in the ring or in the table of packets in flight: later.
+    Later(SkBuff),
+    /// Never; the frame is gone and counted.
+    Dropped,
+}
+
+/// `ndo_start_xmit`.
+pub(crate) fn start_xmit(
+    dev: &Device<Adapter>,
+    mut skb: SkBuff,
+    guard: &mut TxQueueGuard<'_>,
+    section: SoftIrq<'_>,
+) -> TxVerdict {
+    let index = guard.queue();
+    let Some(stats) = dev.queue_stat(index).map(|stats| &stats.tx) else {
+        return TxVerdict::Taken;
+    };
+    let Some(tx) = Tx::enter(dev, stats, index, section) else {
+        // Being rebuilt: the stack keeps the frame until the queue is woken.
+        dev.stop_queue(index);
+        return TxVerdict::Busy(skb);
+    };
+    let Some(state) = tx.queue.tx.get(guard) else {
+        stats.dropped.add(1);
+        return TxVerdict::Taken;
+    };
+    let prepared = match skb.prepare_tx(MAX_PAGES, tx.path.checksums) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            tx.count_drop(error);
+            // What this frame was announced to follow must not wait for it.
+            tx.flush(state);
+            return TxVerdict::Taken;
+        }
+    };
+    if prepared.linearized {
+        stats.scattered.add(1);
+    }
+    let verdict = match tx.transmit(state, skb, &prepared) {
+        Ok(()) | Err(Unsent::Dropped) => TxVerdict::Taken,
+        Err(Unsent::Later(skb)) => {
+            stats.busy.add(1);
+            TxVerdict::Busy(skb)
+        }
+    };
+    tx.stop_if_full();
+    if state.batch.is_some() && (!prepared.more || dev.queue_stopped(index)) {
+        tx.flush(state);
+    }
+    verdict
+}
+
+impl<'a> Tx<'a> {
+    fn enter(
+        dev: &'a Device<Adapter>,
+        stats: &'a TxStats,
+        index: u16,
+        section: SoftIrq<'a>,
+    ) -> Option<Self> {
+        let path = dev.path.get(section)?;
+        let queue = path.queue(index)?;
+        Some(Self {
+            dev,
+            path,
+            queue,
+            channel: queue.channel.get(section)?,
+            send: queue.shared.send.get(section)?,
+            stats,
+        })
+    }
+
+    fn transmit(
+        &self,
+        state: &mut TxState,
+        skb: SkBuff,
+        prepared: &TxPrepared,
+    ) -> Result<(), Unsent> {
+        let mut header = [0; MAX_TX_HEADER];
+        let header_len = self.meta(prepared).write_header(&mut header);
+        let header = header.get_mut(..header_len).unwrap_or(&mut []);
+        let total = (header_len as u32).wrapping_add(prepared.len);
+        if self.queue.in_flight.is_full() {
+            self.stop();
+            return Err(Unsent::Later(skb));
+        }
+        if total.wrapping_add(self.path.alignment) < self.send.section_len {
+            match self.copy(state, skb, prepared, header, total) {
+                Ok(()) => return Ok(()),
+                Err(skb) => {
+                    self.stats.send_full.add(1);
+                    return self.send_direct(state, skb, prepared, header);
+                }
+            }
+        }
+        self.flush(state);
+        self.send_direct(state, skb, prepared, header)
+    }
+
+    fn meta(&self, prepared: &TxPrepared) -> TxMeta {
+        TxMeta {
+            len: prepared.len,
+            hash: prepared.hash.filter(|_| self.path.channels() > 1),
+            vlan: prepared.vlan,
+            offload: match prepared.offload {
+                TxOffload::None => packet::TxOffload::None,
+                TxOffload::Checksum { ipv6, udp, l4_offset } => packet::TxOffload::Checksum {
+                    ipv6,
+                    transport: if udp { Transport::Udp } else { Transport::Tcp },
+                    l4_offset,
+                },
+                TxOffload::Lso { ipv6, l4_offset, mss } => packet::TxOffload::Lso {
+                    ipv6,
+                    mss: mss.into(),
+                    l4_offset,
+                },
+            },
+        }
+    }
+
+    /// Adds the frame to the batch, or begins one with it. Gives the frame back when no section is free.
+    fn copy(
+        &self,
+        state: &mut TxState,
+        skb: SkBuff,
+        prepared: &TxPrepared,
+        header: &mut [u8],
+        total: u32,
+    ) -> Result<(), SkBuff> {
+        // While more frames follow, each message is padded so that the next one is aligned.
+        let pad = if prepared.more { padding(total, self.path.alignment) } else { 0 };
+        let joins = state.batch.as_ref().is_some_and(|batch| {
+            batch.messages < self.path.max_messages
+                && batch.len.wrapping_add(total).wrapping_add(pad) < self.send.section_len
+        });
+        if !joins {
+            self.flush(state);
+        }
+        let start = state.batch.as_ref().map_or(0, |batch| batch.len);
+        let section = match &state.batch {
+            Some(batch) => batch.section,
+            None => match self.send.sections.allocate(self.queue.index) {
+                Some(section) => section,
+                None => return Err(skb),
+            },
+        };
+        if extend_message(header, pad) {
+            self.write(section, start, header, &skb, prepared.len, pad);
+        }
+        let len = total.wrapping_add(pad);
+        match &mut state.batch {
+            Some(batch) => {
+                batch.len = batch.len.wrapping_add(len);
+                batch.messages = batch.messages.wrapping_add(1);
+                batch.packets = batch.packets.wrapping_add(prepared.packets);
+                batch.bytes = batch.bytes.wrapping_add(prepared.wire_bytes);
+                core::mem::replace(&mut batch.last, skb).consume(0);
+            }
+            None => {
+                state.batch = Some(Batch {
+                    section,
+                    len,
+                    messages: 1,
+                    packets: prepared.packets,
+                    bytes: prepared.wire_bytes,
+                    last: skb,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes header, frame and padding into a section. The sizes were checked against the section, and
+    /// sections lie in the buffer, so no part of this can fail.
+    fn write(&self, section: Section, start: u32, header: &[u8], skb: &SkBuff, len: u32, pad: u32) {
+        const ZEROES: [u8; 4096] = [0; 4096];
+        let buffer = &self.send.buffer;
+        let at = self.send.offset(section.index()).wrapping_add(start as usize);
+        let frame = at.wrapping_add(header.len());
+        let end = frame.wrapping_add(len as usize);
+        let zeroes = ZEROES.get(..pad as usize).unwrap_or(&[]);
+        let written = buffer
+            .copy_in(at, header)
+            .and_then(|()| skb.copy_to(buffer, frame, len))
+            .and_then(|()| buffer.copy_in(end, zeroes));
+        debug_assert!(written.is_ok());
+    }
+
+    /// Sends the batch, if there is one.
+    fn flush(&self, state: &mut TxState) {
+        let Some(batch) = state.batch.take() else {
+            return;
+        };
+        let packets = u64::from(batch.packets);
+        let sent = Sent {
+            skb: Some(batch.last),
+            section: Some(batch.section),
+            bytes: batch.bytes,
+            packets: u16::try_from(batch.packets).unwrap_or(u16::MAX),
+        };
+        let message =
+            nvsp::rndis_packet(RndisChannel::Data, Some(batch.section.index()), batch.len);
+        let result = match self.queue.in_flight.insert(sent) {
+            Ok(id) => self
+                .channel
+                .send_inband(&message, id.value(), true)
+                .map_err(|error| (error, self.queue.in_flight.cancel(id))),
+            Err(sent) => Err((SendError::Full, Some(sent))),
+        };
+        if let Err((error, sent)) = result {
+            self.send.sections.free(batch.section);
+            self.unsent(error);
+            // The earlier frames of the batch were consumed; they and this one are lost, and said so.
+            self.stats.dropped.add(packets);
+            drop(sent);
+        }
+    }
+
+    /// Sends a frame from the memory it lies in.
+    fn send_direct(
+        &self,
+        state: &mut TxState,
+        skb: SkBuff,
+        prepared: &TxPrepared,
+        header: &[u8],
+    ) -> Result<(), Unsent> {
+        let Ok(pieces) = Pieces::of(&skb) else {
+            return Err(self.dropped(E2BIG));
+        };
+        let sent = Sent {
+            skb: Some(skb),
+            section: None,
+            bytes: prepared.wire_bytes,
+            packets: u16::try_from(prepared.packets).unwrap_or(u16::MAX),
+        };
+        let id = match self.queue.in_flight.insert(sent) {
+            Ok(id) => id,
+            Err(sent) => return Err(self.later(SendError::Full, sent.skb)),
+        };
+        let result = put_header(state, id, header)
+            .ok_or(SendError::Invalid)
+            .and_then(|header| self.send_pieces(header, &pieces, id));
+        result.map_err(|error| {
+            let skb = self.queue.in_flight.cancel(id).and_then(|sent| sent.skb);
+            self.later(error, skb)
+        })
+    }
+
+    fn send_pieces(
+        &self,
+        header: RndisHeaderRange,
+        pieces: &Pieces,
+        id: TransactionId,
+    ) -> Result<(), SendError> {
+        let message = nvsp::rndis_packet(RndisChannel::Data, None, 0);
+        let mut buffer = [0u8; MAX_DESCRIPTOR];
+        let build = |buffer| {
+            let mut packet = GpaDirect::with_header(buffer, header).ok()?;
+            for (address, len) in pieces.iter() {
+                packet.push(address, len).ok()?;
+            }
+            packet.finish(message.len(), id.value())
+        };
+        let len = build(&mut buffer[..]).ok_or(SendError::Invalid)?;
+        let descriptor = buffer.get_mut(..len).ok_or(SendError::Invalid)?;
+        self.channel.send_gpa_direct(descriptor, &message, id.value())
+    }
+
+    /// The frame was not sent: it goes back to the stack, or is dropped if waiting cannot help.
+    fn later(&self, error: SendError, skb: Option<SkBuff>) -> Unsent {
+        match (error, skb) {
+            // With nothing on its way, no completion would wake the queue.
+            (SendError::Full, Some(skb)) if self.queue.in_flight.count() > 0 => {
+                self.stop();
+                Unsent::Later(skb)
+            }
+            (_, skb) => {
+                self.unsent(error);
+                self.stats.dropped.add(1);
+                drop(skb);
+                Unsent::Dropped
+            }
+        }
+    }
+
+    fn unsent(&self, error: SendError) {
+        if error == SendError::Full {
+            self.stats.no_space.add(1);
+            self.stop();
+        }
+    }
+
+    fn dropped(&self, error: Error) -> Unsent {
+        self.count_drop(error);
+        Unsent::Dropped
+    }
+
+    fn count_drop(&self, error: Error) {
+        let cause = if error == ENOMEM {
+            &self.stats.no_memory
+        } else if error == E2BIG {
+            &self.stats.too_big
+        } else {
+            &self.stats.vlan_error
+        };
+        cause.add(1);
+        self.stats.dropped.add(1);
+    }
+
+    /// Stops the queue, unless the poll has made room meanwhile: it looks for stopped queues after it made
+    /// room, and this looks for room after it stopped, with a full barrier between both.
+    fn stop(&self) {
+        self.dev.stop_queue(self.queue.index);
+        self.stats.stop_queue.add(1);
+        fence(Ordering::SeqCst);
+        if self.queue.has_room(self.channel) {
+            self.dev.wake_queue(self.queue.index);
+        }
+    }
+
+    fn stop_if_full(&self) {
+        if self.queue.in_flight.is_full() || self.channel.free_percent() < STOP_PERCENT {
+            self.stop();
+        }
+    }
+}
+
+/// Writes the RNDIS header of the packet `id` to the place of its slot, which is its own until the host
+/// completes it.
+fn put_header(state: &mut TxState, id: TransactionId, header: &[u8]) -> Option<RndisHeaderRange> {
+    let Transaction::Frame { slot, .. } = id.decode() else {
+        return None;
+    };
+    let offset = (slot as usize).wrapping_mul(HEADER_ROOM);
+    let address = state.headers.write(offset, header)?;
+    RndisHeaderRange::new(address, header.len() as u32)
+}
+
+impl Queue {
+    /// Whether a stopped queue may go on.
+    pub(crate) fn has_room(&self, channel: &OpenChannel) -> bool {
+        let in_flight = self.in_flight.count();
+        in_flight == 0
+            || (in_flight < MAX_IN_FLIGHT as u32 / 2 && channel.free_percent() > WAKE_PERCENT)
+    }
+}
