@@ -4,6 +4,7 @@
 //!
 //! [`crate::rndis::bringup::Bringup`] and [`crate::rndis::exchange::Exchange`] share these types.
 
+pub use crate::rndis::pending::Refusal;
 use crate::rndis::transaction::TransactionId;
 
 /// Bytes a caller's message buffer must have: the longest message is RSS parameters with 256 entries.

@@ -110,3 +110,6 @@ pub(crate) fn select(lines: &[Line], direction: Direction, layer: &str) -> Vec<L
         .cloned()
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

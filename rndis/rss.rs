@@ -158,7 +158,8 @@ impl Table {
             entries: [0; MAX_TABLE_LEN as usize],
             len: len.clamp(1, MAX_TABLE_LEN),
         };
-        for (entry, index) in this.entries.iter_mut().zip(0u16..) {
+        // Entries beyond `len` stay 0, so that equality is that of the tables.
+        for (entry, index) in this.entries.iter_mut().zip(0..this.len) {
             let channel = index.checked_rem(channels).unwrap_or(0);
             *entry = u8::try_from(channel).unwrap_or(0);
         }

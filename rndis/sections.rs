@@ -28,6 +28,12 @@ impl Section {
         self.0
     }
 
+    /// First byte in the send buffer, given the bytes of one section.
+    pub const fn offset(self, section_len: u32) -> u64 {
+        // Two 32-bit factors fit in 64 bits.
+        (self.0 as u64).wrapping_mul(section_len as u64)
+    }
+
     /// For storing in a [`crate::rndis::slots::Cargo`] and taking out again.
     pub(super) const fn from_index(index: u32) -> Self {
         Self(index)
