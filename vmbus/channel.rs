@@ -278,12 +278,6 @@ unsafe impl<H: Interrupt> Sync for Context<H> {}
 /// # Safety
 ///
 /// `context` points at a `Context<H>` that lives until the callback was taken back.
-// SAFETY: The C object is shared between all CPUs, see `ChannelRef`; `Arc<H>` can be sent.
-unsafe impl<H: Interrupt> Send for Context<H> {}
-
-// SAFETY: As above.
-unsafe impl<H: Interrupt> Sync for Context<H> {}
-
 unsafe extern "C" fn interrupt<H: Interrupt>(context: *mut c_void) {
     // SAFETY: By the requirements of this function: `hv_vmbus` passes what `Session::open` gave it, and
     // takes callbacks back under `sched_lock`, under which this runs.
