@@ -5,9 +5,12 @@
 //! Everything here is parsed from text with [`FromStr`]; an error is one line that names the value
 //! that was wrong. The same text is accepted by `nic-add` on the control socket.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use crate::netvsp::NvspVersion;
 
 /// A value on the command line that cannot be used. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,59 +53,34 @@ impl FromStr for VmbusVersion {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        pick(&Self::ALL, text, "VMBus version")
+        pick(
+            &Self::ALL,
+            |version| version.to_string(),
+            text,
+            "VMBus version",
+        )
     }
 }
 
-/// An NVSP protocol version as in NVSP_MSG_TYPE_INIT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NvspVersion(u32);
-
-impl NvspVersion {
-    /// Every version there is: 1, 2, 4, 5, 6 and 6.1.
-    pub const ALL: [NvspVersion; 6] = [
-        NvspVersion(0x0002),
-        NvspVersion(0x0003_0002),
-        NvspVersion(0x0004_0000),
-        NvspVersion(0x0005_0000),
-        NvspVersion(0x0006_0000),
-        NvspVersion(0x0006_0001),
-    ];
-
-    /// The number used on the wire, such as `0x0006_0001` for 6.1.
-    pub fn wire(self) -> u32 {
-        self.0
-    }
+/// The NVSP version with the given name, such as `6.1`.
+pub fn parse_nvsp_version(text: &str) -> Result<NvspVersion, ConfigError> {
+    pick(&NvspVersion::ALL, NvspVersion::name, text, "NVSP version")
 }
 
-impl fmt::Display for NvspVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0x0002 => f.write_str("1"),
-            0x0003_0002 => f.write_str("2"),
-            wire if wire & 0xffff == 0 => write!(f, "{}", wire >> 16),
-            wire => write!(f, "{}.{}", wire >> 16, wire & 0xffff),
-        }
-    }
-}
-
-impl FromStr for NvspVersion {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        pick(&Self::ALL, text, "NVSP version")
-    }
-}
-
-/// The element of `all` that displays as `text`.
-fn pick<T: Copy + fmt::Display>(all: &[T], text: &str, what: &str) -> Result<T, ConfigError> {
-    if let Some(found) = all.iter().find(|one| one.to_string() == text) {
+/// The element of `all` that is called `text`.
+fn pick<T: Copy, N: Borrow<str>>(
+    all: &[T],
+    name: impl Fn(T) -> N,
+    text: &str,
+    what: &str,
+) -> Result<T, ConfigError> {
+    if let Some(found) = all.iter().find(|one| name(**one).borrow() == text) {
         return Ok(*found);
     }
-    let known: Vec<String> = all.iter().map(T::to_string).collect();
+    let names: Vec<N> = all.iter().map(|one| name(*one)).collect();
     bad(format!(
         "'{text}' is not a {what} (known: {})",
-        known.join(", ")
+        names.join(", ")
     ))
 }
 
@@ -335,12 +313,10 @@ mod tests {
             assert_eq!(version.to_string().parse(), Ok(version));
         }
         for version in NvspVersion::ALL {
-            assert_eq!(version.to_string().parse(), Ok(version));
+            assert_eq!(parse_nvsp_version(version.name()), Ok(version));
         }
-        assert_eq!("6.1".parse::<NvspVersion>().unwrap().wire(), 0x60001);
-        assert_eq!("1".parse::<NvspVersion>().unwrap().wire(), 2);
         assert_eq!("5.3".parse::<VmbusVersion>().unwrap().wire(), 0x50003);
-        let error = "3".parse::<NvspVersion>().unwrap_err().to_string();
+        let error = parse_nvsp_version("3").unwrap_err().to_string();
         assert!(error.contains("'3'") && error.contains("6.1"), "{error}");
     }
 }

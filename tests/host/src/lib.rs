@@ -2,12 +2,12 @@
 
 //! `hvhost`: a small Hyper-V compatible test host on KVM.
 //!
-//! * `config`: what the command line can say: versions, NICs, endpoints.
+//! * `options`, `config`: the command line and the values in it; `host`: everything put together.
 //! * `machine`: virtual machine, vCPUs, Hyper-V CPUID/MSRs/SynIC, ACPI, serial ports, boot.
 //! * `vmbus`: the VMBus server: versions, offers, GPADLs, channels, rings.
 //! * `netvsp`: the network device: NVSP, RNDIS, RSS; `backend`: where its frames go.
 //! * `control`: the control socket: counters, fault points, hot plug, link state.
-//! * `stream`: byte streams to the outside: sockets, character devices, files, the terminal.
+//! * `stream`: byte streams to the outside: sockets, character devices, files; `terminal`: raw mode.
 //!
 //! `hypervisor` is the seam between `machine` and `vmbus`; `vmbus::device` the one between `vmbus`
 //! and `netvsp`.
@@ -17,8 +17,11 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod fault;
+pub mod host;
 pub mod hypervisor;
 pub mod machine;
 pub mod netvsp;
+pub mod options;
 pub mod stream;
+pub mod terminal;
 pub mod vmbus;

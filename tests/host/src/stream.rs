@@ -113,7 +113,7 @@ impl Connector {
     }
 
     /// Waits for the next connection; `None` if there will be none.
-    pub fn next(&mut self) -> io::Result<Option<Connection>> {
+    pub fn accept(&mut self) -> io::Result<Option<Connection>> {
         if let Some(connection) = self.once.take() {
             return Ok(Some(connection));
         }
@@ -242,7 +242,7 @@ impl Outbox {
 /// To be run by a thread of its own, which ends with the process.
 pub fn serve(mut connector: Connector, outbox: &Outbox, input: &(dyn Fn(&[u8]) + Sync)) {
     loop {
-        match connector.next() {
+        match connector.accept() {
             Ok(Some((reader, writer))) => {
                 let keep = connector.output_survives_input();
                 serve_one(reader, writer, outbox, input, keep);

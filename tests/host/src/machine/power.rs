@@ -72,7 +72,7 @@ impl Power {
     /// Reads from `port`.
     pub fn read(&self, port: u16, data: &mut [u8]) {
         let (base, value) = match port {
-            p if p >= layout::PM_TIMER && p < layout::PM_TIMER + 4 => {
+            p if (layout::PM_TIMER..layout::PM_TIMER + 4).contains(&p) => {
                 let ticks = self.start.elapsed().as_nanos() * TIMER_HZ / 1_000_000_000;
                 (layout::PM_TIMER, ticks as u32)
             }

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The whole host: machine, VMBus server and NICs, and what the control protocol does to them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{json, Map, Value};
+
+use crate::backend::null::Null;
+use crate::backend::switch::{Forwarding, Switch, DEFAULT_QUEUE};
+use crate::backend::tap::Tap;
+use crate::backend::Backend;
+use crate::config::{BackendSpec, NicSpec};
+use crate::control::ControlTarget;
+use crate::fault::FaultSpec;
+use crate::machine::outcome::Outcome;
+use crate::machine::Shared;
+use crate::netvsp::{Netvsp, NicConfig, NicHandle, NvspVersion};
+use crate::vmbus::server::{DeviceId, VmbusServer};
+
+/// A NIC that is on the bus.
+struct PluggedNic {
+    device: DeviceId,
+    handle: NicHandle,
+    mac: [u8; 6],
+}
+
+#[derive(Default)]
+struct Nics {
+    plugged: BTreeMap<String, PluggedNic>,
+    switches: HashMap<String, Switch>,
+}
+
+/// Machine, server and NICs. The lock is held while the server is called, never by the server.
+pub struct TestHost {
+    machine: Arc<Shared>,
+    server: Arc<VmbusServer>,
+    nvsp: NvspVersion,
+    nics: Mutex<Nics>,
+}
+
+impl TestHost {
+    /// A host without NICs that grants NVSP up to `nvsp`.
+    pub fn new(machine: Arc<Shared>, server: Arc<VmbusServer>, nvsp: NvspVersion) -> Self {
+        TestHost {
+            machine,
+            server,
+            nvsp,
+            nics: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Nics> {
+        self.nics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_nic<T>(&self, name: &str, work: impl FnOnce(&PluggedNic) -> T) -> Result<T, String> {
+        let nics = self.lock();
+        match nics.plugged.get(name) {
+            Some(nic) => Ok(work(nic)),
+            None => Err(unknown(&nics, name)),
+        }
+    }
+}
+
+fn unknown(nics: &Nics, name: &str) -> String {
+    let names: Vec<&str> = nics.plugged.keys().map(String::as_str).collect();
+    format!("there is no NIC '{name}' (NICs: {})", names.join(", "))
+}
+
+impl Nics {
+    /// The name of a new NIC: as given, or the first free `nicN`.
+    fn name_for(&self, spec: &NicSpec) -> Result<String, String> {
+        if !spec.name.is_empty() {
+            return match self.plugged.contains_key(&spec.name) {
+                true => Err(format!("name: there is a NIC '{}' already", spec.name)),
+                false => Ok(spec.name.clone()),
+            };
+        }
+        let mut names = (0..).map(|n| format!("nic{n}"));
+        let free = names.find(|name| !self.plugged.contains_key(name));
+        free.ok_or_else(|| "all names are taken".into())
+    }
+
+    fn backend(&mut self, spec: &BackendSpec) -> Result<Box<dyn Backend>, String> {
+        match spec {
+            BackendSpec::Null => Ok(Box::new(Null::default())),
+            BackendSpec::Tap(name) => match Tap::open(name) {
+                Ok(tap) => Ok(Box::new(tap)),
+                Err(error) => Err(format!("backend: {error}")),
+            },
+            BackendSpec::Switch(name) => {
+                let new = || Switch::new(Forwarding::Learning, DEFAULT_QUEUE);
+                let switch = self.switches.entry(name.clone()).or_insert_with(new);
+                match switch.port() {
+                    Ok(port) => Ok(Box::new(port)),
+                    Err(error) => Err(format!("backend: {spec}: {error}")),
+                }
+            }
+        }
+    }
+}
+
+fn nic_config(name: &str, spec: &NicSpec, nvsp: NvspVersion) -> NicConfig {
+    NicConfig {
+        max_queues: spec.queues,
+        max_nvsp: nvsp,
+        max_mtu: spec.mtu,
+        speed_mbps: spec.speed_mbps,
+        link_up: spec.link_up,
+        pcap: spec.pcap.clone(),
+        ..NicConfig::new(name, spec.mac.0)
+    }
+}
+
+impl ControlTarget for TestHost {
+    fn counters(&self) -> Value {
+        let vmbus = self.server.counters();
+        let nics: Map<String, Value> = self
+            .lock()
+            .plugged
+            .iter()
+            .map(|(name, nic)| (name.clone(), nic_counters(nic.device, &vmbus)))
+            .collect();
+        json!({
+            "machine": self.machine.counters(),
+            "nics": nics,
+            "violations": vmbus["violations"].clone(),
+            "vmbus": vmbus,
+        })
+    }
+
+    fn inject(&self, fault: FaultSpec) -> Result<(), String> {
+        self.server.faults().add(fault).map_err(|e| e.to_string())
+    }
+
+    fn clear_faults(&self) {
+        self.server.faults().clear();
+    }
+
+    fn fault_log(&self, reset: bool) -> Vec<String> {
+        let log = self.server.faults().log();
+        if reset {
+            self.server.faults().reset_log();
+        }
+        log
+    }
+
+    fn clear_violations(&self) {
+        self.server.clear_violations();
+    }
+
+    fn nic_add(&self, spec: NicSpec) -> Result<String, String> {
+        let mut nics = self.lock();
+        let name = nics.name_for(&spec)?;
+        if let Some((other, _)) = nics.plugged.iter().find(|(_, nic)| nic.mac == spec.mac.0) {
+            return Err(format!("mac: {} is the address of '{other}'", spec.mac));
+        }
+        let backend = nics.backend(&spec.backend)?;
+        let nic = Netvsp::new(nic_config(&name, &spec, self.nvsp), backend)
+            .map_err(|error| error.to_string())?;
+        let handle = nic.handle();
+        let device = self
+            .server
+            .add_device(Box::new(nic))
+            .map_err(|error| error.to_string())?;
+        let plugged = PluggedNic {
+            device,
+            handle,
+            mac: spec.mac.0,
+        };
+        nics.plugged.insert(name.clone(), plugged);
+        Ok(name)
+    }
+
+    fn nic_remove(&self, name: &str) -> Result<(), String> {
+        let mut nics = self.lock();
+        let Some(nic) = nics.plugged.remove(name) else {
+            return Err(unknown(&nics, name));
+        };
+        let removed = self.server.remove_device(nic.device);
+        removed.map_err(|error| error.to_string())
+    }
+
+    fn link(&self, name: &str, up: bool, speed_mbps: Option<u32>) -> Result<(), String> {
+        self.with_nic(name, |nic| {
+            if let Some(speed) = speed_mbps {
+                nic.handle.set_speed(speed);
+            }
+            nic.handle.set_link(up);
+        })
+    }
+
+    fn rescind(&self, name: &str, channel: u16) -> Result<(), String> {
+        let device = self.with_nic(name, |nic| nic.device)?;
+        let done = self.server.rescind_subchannel(device, channel);
+        done.map_err(|error| error.to_string())
+    }
+
+    fn power_button(&self) {
+        self.machine.press_power_button();
+    }
+
+    fn quit(&self) {
+        self.machine.stop(Outcome::Quit);
+    }
+}
+
+/// What the server's counters say about one device.
+fn nic_counters(device: DeviceId, vmbus: &Value) -> Value {
+    let devices = vmbus["devices"].as_array();
+    let record = devices.and_then(|all| all.iter().find(|one| one["id"] == device.0));
+    record.cloned().unwrap_or(Value::Null)
+}
