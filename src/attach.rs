@@ -270,7 +270,11 @@ impl Parts {
         let mut line = Line::new(channel, &self.shared.mailbox, &mut self.buffers, deadline);
         if let Action::SendRndis { len, transaction } = action {
             let queues = &self.queues;
-            let idle = || queues.iter().all(|queue| queue.napi().in_flight.count() == 0);
+            let idle = || {
+                queues
+                    .iter()
+                    .all(|queue| queue.napi().in_flight.count() == 0)
+            };
             if line.send_rndis(len, transaction).is_ok() {
                 line.settle(transaction, idle);
             }
@@ -417,9 +421,8 @@ impl Setup<'_> {
         }
         for (channel, index) in channels.into_iter().take(count.into()).zip(1u16..) {
             if let Err(error) = self.open_subchannel(index, channel) {
-                self.dev.say_err(format_args!(
-                    "sub-channel {index} does not open: {error:?}"
-                ));
+                self.dev
+                    .say_err(format_args!("sub-channel {index} does not open: {error:?}"));
                 break;
             }
             open = index;
@@ -428,8 +431,15 @@ impl Setup<'_> {
     }
 
     fn open_subchannel(&mut self, index: u16, channel: Channel) -> Result {
-        open_queue(self.dev, self.config, self.shared, self.queues, index, channel)
-            .map_err(|(_, error)| error)
+        open_queue(
+            self.dev,
+            self.config,
+            self.shared,
+            self.queues,
+            index,
+            channel,
+        )
+        .map_err(|(_, error)| error)
     }
 }
 

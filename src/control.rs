@@ -214,11 +214,7 @@ impl<'a> Line<'a> {
     }
 
     fn send_nvsp(&mut self, len: usize, id: TransactionId, want: bool) -> Result<(), SendError> {
-        let message = self
-            .buffers
-            .message
-            .get(..len)
-            .ok_or(SendError::Invalid)?;
+        let message = self.buffers.message.get(..len).ok_or(SendError::Invalid)?;
         retry(self.deadline, || {
             self.channel.send_inband(message, id.value(), want)
         })

@@ -71,9 +71,7 @@ impl DataPath {
 
 /// The mask for [`DataPath::checksums`].
 fn checksum_mask(offloads: &Offloads) -> u32 {
-    use crate::bindings::{
-        NETVSC_CSUM_TCP4, NETVSC_CSUM_TCP6, NETVSC_CSUM_UDP4, NETVSC_CSUM_UDP6,
-    };
+    use crate::bindings::{NETVSC_CSUM_TCP4, NETVSC_CSUM_TCP6, NETVSC_CSUM_UDP4, NETVSC_CSUM_UDP6};
     [
         (offloads.tcp4_checksum, NETVSC_CSUM_TCP4),
         (offloads.tcp6_checksum, NETVSC_CSUM_TCP6),
@@ -258,9 +256,7 @@ pub(crate) struct Bound {
 
 impl Bound {
     /// Holds what [`Bound::register`] made.
-    pub(crate) fn new(
-        registration: Result<Registration<Adapter>>,
-    ) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(registration: Result<Registration<Adapter>>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             registration <- new_mutex!(Some(registration?)),
         }? Error)
@@ -270,7 +266,10 @@ impl Bound {
     pub(crate) fn register(hv: &vmbus::Device<device::Core<'_>>) -> Result<Registration<Adapter>> {
         let device: &device::Device<device::Core<'_>> = hv.as_ref();
         if vmbus::device::is_isolated() {
-            dev_err!(device, "confidential virtual machines are not supported yet\n");
+            dev_err!(
+                device,
+                "confidential virtual machines are not supported yet\n"
+            );
             return Err(ENODEV);
         }
         let parent: &device::Device = device;

@@ -64,7 +64,11 @@ impl Mailbox {
     fn slots() -> Result<KVec<Slot>> {
         let mut slots = KVec::with_capacity(SLOTS, GFP_KERNEL)?;
         for _ in 0..SLOTS {
-            let empty = Slot { mail: Mail::Rndis, len: 0, bytes: [0; MAX_MESSAGE] };
+            let empty = Slot {
+                mail: Mail::Rndis,
+                len: 0,
+                bytes: [0; MAX_MESSAGE],
+            };
             slots.push(empty, GFP_KERNEL)?;
         }
         Ok(slots)
@@ -130,7 +134,9 @@ impl Mailbox {
         inbox.first = place.wrapping_add(1) % SLOTS;
         let slot = inbox.slots.get(place)?;
         let (mail, len) = (slot.mail, slot.len);
-        buffer.get_mut(..len)?.copy_from_slice(slot.bytes.get(..len)?);
+        buffer
+            .get_mut(..len)?
+            .copy_from_slice(slot.bytes.get(..len)?);
         Some((mail, len))
     }
 }

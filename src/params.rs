@@ -21,7 +21,9 @@ pub(crate) fn ring_bytes() -> u32 {
 pub(crate) fn message_level() -> u32 {
     match u32::try_from(params::debug()) {
         Ok(0) => 0,
-        Ok(bits) => 1u32.checked_shl(bits).map_or(DEFAULT_MESSAGES, |bit| bit.wrapping_sub(1)),
+        Ok(bits) => 1u32
+            .checked_shl(bits)
+            .map_or(DEFAULT_MESSAGES, |bit| bit.wrapping_sub(1)),
         Err(_) => DEFAULT_MESSAGES,
     }
 }

@@ -104,7 +104,9 @@ impl Control {
         match result {
             Ok(()) => self.settings = wanted,
             Err(error) => {
-                dev.say_err(format_args!("new configuration failed ({error:?}): going back"));
+                dev.say_err(format_args!(
+                    "new configuration failed ({error:?}): going back"
+                ));
                 self.attach(dev, config, OnRefusal::Continue)
                     .inspect_err(|error| {
                         dev.carrier_off();

@@ -69,12 +69,7 @@ struct Rx<'a> {
 }
 
 /// One poll. Returns the frames received, at most `budget`.
-pub(crate) fn poll(
-    queue: &Queue,
-    poll: &PollContext<'_>,
-    state: &mut RxState,
-    budget: u32,
-) -> u32 {
+pub(crate) fn poll(queue: &Queue, poll: &PollContext<'_>, state: &mut RxState, budget: u32) -> u32 {
     if budget == 0 {
         return 0;
     }

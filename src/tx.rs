@@ -9,8 +9,8 @@
 use crate::buffers::SendArea;
 use crate::device::{Adapter, DataPath};
 use crate::net::{
-    Device, HostPages, Pieces, Sent, SkBuff, SoftIrq, TxOffload, TxPrepared, TxQueueGuard, TxVerdict,
-    PAGE_SIZE,
+    Device, HostPages, Pieces, Sent, SkBuff, SoftIrq, TxOffload, TxPrepared, TxQueueGuard,
+    TxVerdict, PAGE_SIZE,
 };
 use crate::queue::{OpenChannel, Queue, MAX_IN_FLIGHT};
 use crate::rndis::{
@@ -194,12 +194,20 @@ impl<'a> Tx<'a> {
             vlan: prepared.vlan,
             offload: match prepared.offload {
                 TxOffload::None => packet::TxOffload::None,
-                TxOffload::Checksum { ipv6, udp, l4_offset } => packet::TxOffload::Checksum {
+                TxOffload::Checksum {
+                    ipv6,
+                    udp,
+                    l4_offset,
+                } => packet::TxOffload::Checksum {
                     ipv6,
                     transport: if udp { Transport::Udp } else { Transport::Tcp },
                     l4_offset,
                 },
-                TxOffload::Lso { ipv6, l4_offset, mss } => packet::TxOffload::Lso {
+                TxOffload::Lso {
+                    ipv6,
+                    l4_offset,
+                    mss,
+                } => packet::TxOffload::Lso {
                     ipv6,
                     mss: mss.into(),
                     l4_offset,
@@ -218,7 +226,11 @@ impl<'a> Tx<'a> {
         total: u32,
     ) -> Result<(), SkBuff> {
         // While more frames follow, each message is padded so that the next one is aligned.
-        let pad = if prepared.more { padding(total, self.path.alignment) } else { 0 };
+        let pad = if prepared.more {
+            padding(total, self.path.alignment)
+        } else {
+            0
+        };
         let joins = state.batch.as_ref().is_some_and(|batch| {
             batch.messages < self.path.max_messages
                 && batch.len.wrapping_add(total).wrapping_add(pad) < self.send.section_len
@@ -265,7 +277,10 @@ impl<'a> Tx<'a> {
     fn write(&self, section: Section, start: u32, header: &[u8], skb: &SkBuff, len: u32, pad: u32) {
         const ZEROES: [u8; 4096] = [0; 4096];
         let buffer = &self.send.buffer;
-        let at = self.send.offset(section.index()).wrapping_add(start as usize);
+        let at = self
+            .send
+            .offset(section.index())
+            .wrapping_add(start as usize);
         let frame = at.wrapping_add(header.len());
         let end = frame.wrapping_add(len as usize);
         let zeroes = ZEROES.get(..pad as usize).unwrap_or(&[]);
@@ -353,7 +368,8 @@ impl<'a> Tx<'a> {
         };
         let len = build(&mut buffer[..]).ok_or(SendError::Invalid)?;
         let descriptor = buffer.get_mut(..len).ok_or(SendError::Invalid)?;
-        self.channel.send_gpa_direct(descriptor, &message, id.value())
+        self.channel
+            .send_gpa_direct(descriptor, &message, id.value())
     }
 
     /// The frame was not sent: it goes back to the stack, or is dropped if waiting cannot help.

@@ -19,29 +19,80 @@ struct Total {
 
 /// The C driver's interface-wide counters.
 const TOTALS: [Total; 11] = [
-    Total { name: "tx_scattered", of: |queue| &queue.tx.scattered },
-    Total { name: "tx_no_memory", of: |queue| &queue.tx.no_memory },
-    Total { name: "tx_no_space", of: |queue| &queue.tx.no_space },
-    Total { name: "tx_too_big", of: |queue| &queue.tx.too_big },
-    Total { name: "tx_busy", of: |queue| &queue.tx.busy },
-    Total { name: "tx_send_full", of: |queue| &queue.tx.send_full },
-    Total { name: "rx_comp_busy", of: |queue| &queue.poll.rx_comp_busy },
-    Total { name: "rx_no_memory", of: |queue| &queue.poll.rx_no_memory },
-    Total { name: "stop_queue", of: |queue| &queue.tx.stop_queue },
-    Total { name: "wake_queue", of: |queue| &queue.poll.wake_queue },
-    Total { name: "vlan_error", of: |queue| &queue.tx.vlan_error },
+    Total {
+        name: "tx_scattered",
+        of: |queue| &queue.tx.scattered,
+    },
+    Total {
+        name: "tx_no_memory",
+        of: |queue| &queue.tx.no_memory,
+    },
+    Total {
+        name: "tx_no_space",
+        of: |queue| &queue.tx.no_space,
+    },
+    Total {
+        name: "tx_too_big",
+        of: |queue| &queue.tx.too_big,
+    },
+    Total {
+        name: "tx_busy",
+        of: |queue| &queue.tx.busy,
+    },
+    Total {
+        name: "tx_send_full",
+        of: |queue| &queue.tx.send_full,
+    },
+    Total {
+        name: "rx_comp_busy",
+        of: |queue| &queue.poll.rx_comp_busy,
+    },
+    Total {
+        name: "rx_no_memory",
+        of: |queue| &queue.poll.rx_no_memory,
+    },
+    Total {
+        name: "stop_queue",
+        of: |queue| &queue.tx.stop_queue,
+    },
+    Total {
+        name: "wake_queue",
+        of: |queue| &queue.poll.wake_queue,
+    },
+    Total {
+        name: "vlan_error",
+        of: |queue| &queue.tx.vlan_error,
+    },
 ];
 
 /// Counters that the C driver does not have.
 const OURS: [Total; 4] = [
-    Total { name: "rx_bad_packet", of: |queue| &queue.poll.rx_bad },
-    Total { name: "bad_completion", of: |queue| &queue.poll.bad_completions },
-    Total { name: "tx_refused", of: |queue| &queue.poll.tx_errors },
-    Total { name: "tx_lost", of: |queue| &queue.poll.tx_lost },
+    Total {
+        name: "rx_bad_packet",
+        of: |queue| &queue.poll.rx_bad,
+    },
+    Total {
+        name: "bad_completion",
+        of: |queue| &queue.poll.bad_completions,
+    },
+    Total {
+        name: "tx_refused",
+        of: |queue| &queue.poll.tx_errors,
+    },
+    Total {
+        name: "tx_lost",
+        of: |queue| &queue.poll.tx_lost,
+    },
 ];
 
 /// Counters of the virtual function: there is none, so they stay zero.
-const VF: [&str; 5] = ["vf_rx_packets", "vf_rx_bytes", "vf_tx_packets", "vf_tx_bytes", "vf_tx_dropped"];
+const VF: [&str; 5] = [
+    "vf_rx_packets",
+    "vf_rx_bytes",
+    "vf_tx_packets",
+    "vf_tx_bytes",
+    "vf_tx_dropped",
+];
 
 /// Per-queue counters. XDP is not there yet, so its counters stay zero.
 const TX_QUEUE: [&str; 3] = ["packets", "bytes", "xdp_xmit"];
@@ -49,8 +100,14 @@ const RX_QUEUE: [&str; 5] = ["packets", "bytes", "xdp_drop", "xdp_redirect", "xd
 
 /// Per-CPU counters.
 const CPU: [&str; 8] = [
-    "rx_packets", "rx_bytes", "tx_packets", "tx_bytes",
-    "vf_rx_packets", "vf_rx_bytes", "vf_tx_packets", "vf_tx_bytes",
+    "rx_packets",
+    "rx_bytes",
+    "tx_packets",
+    "tx_bytes",
+    "vf_rx_packets",
+    "vf_rx_bytes",
+    "vf_tx_packets",
+    "vf_tx_bytes",
 ];
 
 fn channels(dev: &Device<Adapter>) -> usize {
@@ -67,11 +124,11 @@ fn present_cpus() -> impl Iterator<Item = u32> {
 
 /// Number of statistics.
 pub(super) fn count(dev: &Device<Adapter>) -> usize {
-    TOTALS.len()
-        + VF.len()
-        + channels(dev) * (TX_QUEUE.len() + RX_QUEUE.len())
-        + present_cpus().count() * CPU.len()
-        + OURS.len()
+    const PER_QUEUE: usize = TX_QUEUE.len() + RX_QUEUE.len();
+    const FIXED: usize = TOTALS.len() + VF.len() + OURS.len();
+    FIXED
+        .wrapping_add(channels(dev).wrapping_mul(PER_QUEUE))
+        .wrapping_add(present_cpus().count().wrapping_mul(CPU.len()))
 }
 
 /// Their names.
@@ -139,7 +196,12 @@ fn put_cpu(dev: &Device<Adapter>, rtnl: &Rtnl, cpu: u32, values: &mut Values<'_>
         for (index, stats) in dev.queue_stats().enumerate() {
             if attachment.target_cpu(&rtnl.into(), index) == Some(cpu) {
                 let poll = &stats.poll;
-                let counters = [&poll.rx_packets, &poll.rx_bytes, &poll.tx_packets, &poll.tx_bytes];
+                let counters = [
+                    &poll.rx_packets,
+                    &poll.rx_bytes,
+                    &poll.tx_packets,
+                    &poll.tx_bytes,
+                ];
                 for (sum, counter) in sums.iter_mut().zip(counters) {
                     *sum = sum.wrapping_add(counter.get());
                 }

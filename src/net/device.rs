@@ -149,7 +149,6 @@ impl<T> Device<T> {
         // SAFETY: `address` has the 6 bytes that are read.
         unsafe { bindings::netvsc_eth_hw_addr_set(self.as_raw(), address.as_ptr()) };
     }
-
 }
 
 impl<T> Deref for Device<T> {
@@ -210,7 +209,12 @@ impl<T: Operations> UniqueDevice<T> {
         queues: u16,
         data: impl PinInit<T, Error>,
     ) -> Result<Self> {
-        const { assert!(mem::align_of::<T>() <= 64, "the private area is cache-line aligned") };
+        const {
+            assert!(
+                mem::align_of::<T>() <= 64,
+                "the private area is cache-line aligned"
+            )
+        };
         let size = mem::size_of::<T>().max(1) as i32;
         let queues = c_uint::from(queues);
         // SAFETY: No preconditions.
@@ -228,7 +232,10 @@ impl<T: Operations> UniqueDevice<T> {
         unsafe {
             (*raw.as_ptr()).netdev_ops = Vtable::<T>::ops();
             (*raw.as_ptr()).ethtool_ops = ethtool::vtable::<T>();
-            bindings::netvsc_set_parent(raw.as_ptr(), core::ptr::from_ref(parent).cast_mut().cast());
+            bindings::netvsc_set_parent(
+                raw.as_ptr(),
+                core::ptr::from_ref(parent).cast_mut().cast(),
+            );
         }
         Ok(Self(raw, PhantomData))
     }

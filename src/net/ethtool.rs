@@ -39,7 +39,11 @@ impl Strings<'_> {
         let size = bindings::ETH_GSTRING_LEN as usize;
         if let Some(slot) = self.buffer.get_mut(self.at..self.at.saturating_add(size)) {
             slot.fill(0);
-            let mut text = Truncating { slot: &mut slot[..size - 1], at: 0 };
+            let room = size.saturating_sub(1);
+            let mut text = Truncating {
+                slot: slot.get_mut(..room).unwrap_or(&mut []),
+                at: 0,
+            };
             // A name that is too long is cut: `Truncating` does not fail.
             let _ = core::fmt::write(&mut text, name);
             self.at = self.at.saturating_add(size);
@@ -146,7 +150,7 @@ impl<T: ops::Operations> Vtable<T> {
         unsafe { (Device::from_raw(dev), Rtnl::assume_held()) }
     }
 
-    unsafe extern "C" fn get_drvinfo(
+    extern "C" fn get_drvinfo(
         _dev: *mut bindings::net_device,
         info: *mut bindings::ethtool_drvinfo,
     ) {
@@ -156,7 +160,7 @@ impl<T: ops::Operations> Vtable<T> {
         copy_text(&mut info.fw_version, b"N/A");
     }
 
-    unsafe extern "C" fn get_link_ksettings(
+    extern "C" fn get_link_ksettings(
         dev: *mut bindings::net_device,
         settings: *mut bindings::ethtool_link_ksettings,
     ) -> c_int {
@@ -169,7 +173,7 @@ impl<T: ops::Operations> Vtable<T> {
         0
     }
 
-    unsafe extern "C" fn get_channels(
+    extern "C" fn get_channels(
         dev: *mut bindings::net_device,
         channels: *mut bindings::ethtool_channels,
     ) {
@@ -180,7 +184,7 @@ impl<T: ops::Operations> Vtable<T> {
         channels.combined_count = counts.combined.into();
     }
 
-    unsafe extern "C" fn set_channels(
+    extern "C" fn set_channels(
         dev: *mut bindings::net_device,
         channels: *mut bindings::ethtool_channels,
     ) -> c_int {
@@ -194,7 +198,7 @@ impl<T: ops::Operations> Vtable<T> {
         })
     }
 
-    unsafe extern "C" fn get_sset_count(dev: *mut bindings::net_device, set: c_int) -> c_int {
+    extern "C" fn get_sset_count(dev: *mut bindings::net_device, set: c_int) -> c_int {
         if set != bindings::ethtool_stringset_ETH_SS_STATS as c_int {
             return -(kernel::bindings::EOPNOTSUPP as c_int);
         }
@@ -203,20 +207,21 @@ impl<T: ops::Operations> Vtable<T> {
         c_int::try_from(T::statistics_count(dev, &rtnl)).unwrap_or(0)
     }
 
-    unsafe extern "C" fn get_strings(dev: *mut bindings::net_device, set: u32, data: *mut u8) {
+    extern "C" fn get_strings(dev: *mut bindings::net_device, set: u32, data: *mut u8) {
         if set != bindings::ethtool_stringset_ETH_SS_STATS {
             return;
         }
         // SAFETY: Called by the core.
         let (dev, rtnl) = unsafe { Self::enter(dev) };
-        let size = T::statistics_count(dev, &rtnl) * bindings::ETH_GSTRING_LEN as usize;
+        let size =
+            T::statistics_count(dev, &rtnl).saturating_mul(bindings::ETH_GSTRING_LEN as usize);
         // SAFETY: The core allocated the buffer for the count that we gave it; the count does not
         // change while RTNL is held.
         let buffer = unsafe { core::slice::from_raw_parts_mut(data, size) };
         T::statistics_names(dev, &rtnl, &mut Strings { buffer, at: 0 });
     }
 
-    unsafe extern "C" fn get_ethtool_stats(
+    extern "C" fn get_ethtool_stats(
         dev: *mut bindings::net_device,
         stats: *mut bindings::ethtool_stats,
         data: *mut u64,
@@ -228,12 +233,12 @@ impl<T: ops::Operations> Vtable<T> {
         T::statistics(dev, &rtnl, &mut Values { buffer, at: 0 });
     }
 
-    unsafe extern "C" fn get_msglevel(dev: *mut bindings::net_device) -> u32 {
+    extern "C" fn get_msglevel(dev: *mut bindings::net_device) -> u32 {
         // SAFETY: Called by the core.
         T::message_level(unsafe { Device::from_raw(dev) })
     }
 
-    unsafe extern "C" fn set_msglevel(dev: *mut bindings::net_device, level: u32) {
+    extern "C" fn set_msglevel(dev: *mut bindings::net_device, level: u32) {
         // SAFETY: Called by the core.
         T::set_message_level(unsafe { Device::from_raw(dev) }, level);
     }

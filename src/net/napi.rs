@@ -6,7 +6,12 @@
 
 use super::{Config, Device, DeviceRef, SoftIrq};
 use crate::bindings;
-use core::{cell::UnsafeCell, marker::PhantomPinned, ops::Deref, sync::atomic::{AtomicBool, Ordering}};
+use core::{
+    cell::UnsafeCell,
+    marker::PhantomPinned,
+    ops::Deref,
+    sync::atomic::{AtomicBool, Ordering},
+};
 use kernel::{
     ffi::c_int,
     prelude::*,
@@ -80,10 +85,12 @@ impl<T: Poll> Napi<T> {
         }
     }
 
-    unsafe extern "C" fn poll_trampoline(napi: *mut bindings::napi_struct, budget: c_int) -> c_int {
+    extern "C" fn poll_trampoline(napi: *mut bindings::napi_struct, budget: c_int) -> c_int {
         // SAFETY: The core calls with the `napi_struct` that was added, which is the `napi` member
         // of a `Self` that lives until after `netif_napi_del` (`Opaque` is transparent).
-        let this = unsafe { &*kernel::container_of!(napi.cast::<Opaque<bindings::napi_struct>>(), Self, napi) };
+        let this = unsafe {
+            &*kernel::container_of!(napi.cast::<Opaque<bindings::napi_struct>>(), Self, napi)
+        };
         let context = PollContext {
             napi,
             // SAFETY: NAPI polls run with bottom halves disabled.
@@ -216,11 +223,7 @@ impl<T: Poll, D> NapiRegistration<T, D> {
     pub(crate) fn link(&self, _config: &Config<'_>) {
         // SAFETY: Under RTNL, or the device is not registered: both are what C asserts.
         unsafe {
-            bindings::netvsc_napi_link(
-                self.dev.as_raw(),
-                self.napi.napi.get(),
-                self.index.into(),
-            )
+            bindings::netvsc_napi_link(self.dev.as_raw(), self.napi.napi.get(), self.index.into())
         };
         self.linked.store(true, Ordering::Relaxed);
     }

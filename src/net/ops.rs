@@ -103,26 +103,26 @@ impl<T: Operations> Vtable<T> {
         &Self::OPS
     }
 
-    unsafe extern "C" fn open(dev: *mut bindings::net_device) -> c_int {
+    extern "C" fn open(dev: *mut bindings::net_device) -> c_int {
         // SAFETY: The core passes the device that the table belongs to, and holds RTNL.
         let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
         from_result(|| T::open(dev, &rtnl).map(|()| 0))
     }
 
-    unsafe extern "C" fn stop(dev: *mut bindings::net_device) -> c_int {
+    extern "C" fn stop(dev: *mut bindings::net_device) -> c_int {
         // SAFETY: As in `open`.
         let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
         T::stop(dev, &rtnl);
         0
     }
 
-    unsafe extern "C" fn uninit(dev: *mut bindings::net_device) {
+    extern "C" fn uninit(dev: *mut bindings::net_device) {
         // SAFETY: As in `open`: called from unregistration or failed registration, under RTNL.
         let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
         T::released(dev, &Config::from(&rtnl));
     }
 
-    unsafe extern "C" fn start_xmit(
+    extern "C" fn start_xmit(
         skb: *mut bindings::sk_buff,
         dev: *mut bindings::net_device,
     ) -> bindings::netdev_tx_t {
@@ -147,7 +147,7 @@ impl<T: Operations> Vtable<T> {
         }
     }
 
-    unsafe extern "C" fn select_queue(
+    extern "C" fn select_queue(
         dev: *mut bindings::net_device,
         skb: *mut bindings::sk_buff,
         _sb_dev: *mut bindings::net_device,
@@ -166,7 +166,7 @@ impl<T: Operations> Vtable<T> {
         queue
     }
 
-    unsafe extern "C" fn change_mtu(dev: *mut bindings::net_device, mtu: c_int) -> c_int {
+    extern "C" fn change_mtu(dev: *mut bindings::net_device, mtu: c_int) -> c_int {
         // SAFETY: As in `open`.
         let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
         from_result(|| {
@@ -175,10 +175,7 @@ impl<T: Operations> Vtable<T> {
         })
     }
 
-    unsafe extern "C" fn set_mac_address(
-        dev: *mut bindings::net_device,
-        addr: *mut c_void,
-    ) -> c_int {
+    extern "C" fn set_mac_address(dev: *mut bindings::net_device, addr: *mut c_void) -> c_int {
         // SAFETY: `addr` is a `sockaddr` for an Ethernet device; the check is the core's own.
         let checked = unsafe { bindings::eth_prepare_mac_addr_change(dev, addr) };
         if checked != 0 {
@@ -201,7 +198,7 @@ impl<T: Operations> Vtable<T> {
         })
     }
 
-    unsafe extern "C" fn set_rx_mode(
+    extern "C" fn set_rx_mode(
         dev: *mut bindings::net_device,
         _uc: *mut bindings::netdev_hw_addr_list,
         _mc: *mut bindings::netdev_hw_addr_list,
@@ -211,7 +208,7 @@ impl<T: Operations> Vtable<T> {
         from_result(|| T::set_rx_mode(dev, &rtnl).map(|()| 0))
     }
 
-    unsafe extern "C" fn get_stats64(
+    extern "C" fn get_stats64(
         dev: *mut bindings::net_device,
         storage: *mut bindings::rtnl_link_stats64,
     ) {

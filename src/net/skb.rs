@@ -97,12 +97,7 @@ impl SkBuff {
         let mut meta = core::mem::MaybeUninit::<bindings::netvsc_tx_meta>::zeroed();
         // SAFETY: We own the buffer; the transmit path runs with bottom halves disabled.
         let error = unsafe {
-            bindings::netvsc_tx_prepare(
-                self.0.as_ptr(),
-                max_pages,
-                csum_mask,
-                meta.as_mut_ptr(),
-            )
+            bindings::netvsc_tx_prepare(self.0.as_ptr(), max_pages, csum_mask, meta.as_mut_ptr())
         };
         kernel::error::to_result(error)?;
         // SAFETY: A struct of integers, zeroed and then filled.
@@ -194,11 +189,7 @@ impl Pieces {
         };
         // SAFETY: `skb` is valid, `pieces` is writable for `MAX_PIECES` elements.
         let count = unsafe {
-            bindings::netvsc_tx_pieces(
-                skb.0.as_ptr(),
-                this.pieces.as_mut_ptr(),
-                MAX_PIECES as u32,
-            )
+            bindings::netvsc_tx_pieces(skb.0.as_ptr(), this.pieces.as_mut_ptr(), MAX_PIECES as u32)
         };
         this.count = usize::try_from(count).map_err(|_| Error::from_errno(count))?;
         Ok(this)

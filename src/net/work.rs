@@ -52,12 +52,14 @@ impl<T: Send + Sync + 'static> DelayedWork<T> {
         unsafe { bindings::netvsc_delayed_work_cancel_sync(self.work.get()) };
     }
 
-    unsafe extern "C" fn trampoline(work: *mut bindings::work_struct) {
+    extern "C" fn trampoline(work: *mut bindings::work_struct) {
         // SAFETY: The core calls with the `work` member of our `delayed_work`.
         let delayed = unsafe { container_of!(work, bindings::delayed_work, work) };
         // SAFETY: That lies in a `Self` (`Opaque` is transparent), which is pinned and, because drop
         // cancels synchronously, alive.
-        let this = unsafe { &*container_of!(delayed.cast::<Opaque<bindings::delayed_work>>(), Self, work) };
+        let this = unsafe {
+            &*container_of!(delayed.cast::<Opaque<bindings::delayed_work>>(), Self, work)
+        };
         (this.run)(&this.data);
     }
 }
