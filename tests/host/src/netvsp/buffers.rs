@@ -237,7 +237,7 @@ impl SendBuffer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::gpadl;
+    use super::super::tests::memory::gpadl;
     use super::*;
 
     #[test]

@@ -34,7 +34,7 @@ mod tx_message;
 mod worker;
 
 #[cfg(test)]
-mod testing;
+mod tests;
 
 pub use config::{NicConfig, OffloadSupport, RxOverload};
 pub use device::{Netvsp, NicHandle};

@@ -34,6 +34,19 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// `section` is buffer, start and length of what lies in a send section.
+    pub fn new(
+        section: Option<(Arc<GpadlMemory>, usize, usize)>,
+        ranges: Vec<GpaRange>,
+        memory: Arc<GuestMemoryMmap>,
+    ) -> Self {
+        Source {
+            section,
+            ranges,
+            memory,
+        }
+    }
+
     fn section_len(&self) -> usize {
         self.section.as_ref().map_or(0, |(_, _, len)| *len)
     }
@@ -76,7 +89,6 @@ impl Source {
 impl Nic {
     /// Serves a ring packet with RNDIS messages.
     pub(super) fn on_rndis_packet(&mut self, index: u16, packet: &Packet, m: &RndisPacket) {
-        let id = packet.transaction_id;
         if !self.session.is_ready() {
             if !self.session.refused {
                 self.violation("nvsp.order", "RNDIS packet before the device is ready");
@@ -98,7 +110,6 @@ impl Nic {
                 self.complete_data(index, packet, None, false);
             }
         }
-        tracing::trace!(nic = self.config.name, index, id, "RNDIS packet");
     }
 
     fn source(&mut self, index: u16, packet: &Packet, m: &RndisPacket) -> Result<Source, TxError> {
@@ -119,11 +130,7 @@ impl Nic {
             PacketType::GpaDirect => packet.gpa_ranges()?,
             _ => Vec::new(),
         };
-        let source = Source {
-            section,
-            ranges,
-            memory,
-        };
+        let source = Source::new(section, ranges, memory);
         if source.len() == 0 {
             return Err(TxError::Empty);
         }

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::super::tx::Source;
 use crate::vmbus::gpa::GpaRange;
 use crate::vmbus::gpadl::GpadlMemory;
 
@@ -24,4 +25,20 @@ pub fn gpadl(handle: u32, base: u64, len: usize) -> Arc<GpadlMemory> {
     let size = base as usize + len.next_multiple_of(4096);
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).expect("memory");
     Arc::new(GpadlMemory::new(Arc::new(memory), handle, range(base, len)).expect("GPADL"))
+}
+
+/// RNDIS messages in guest pages, one range for each piece.
+pub fn source(pieces: &[&[u8]]) -> Source {
+    const STRIDE: u64 = 1 << 17;
+    let size = STRIDE as usize * (pieces.len() + 1);
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).expect("memory");
+    let mut ranges = Vec::new();
+    for (piece, index) in pieces.iter().zip(0u64..) {
+        let base = index * STRIDE;
+        memory
+            .write_slice(piece, GuestAddress(base))
+            .expect("piece in memory");
+        ranges.push(range(base, piece.len()));
+    }
+    Source::new(None, ranges, Arc::new(memory))
 }

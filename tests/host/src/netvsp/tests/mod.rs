@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A scripted guest drives the whole device over rings and buffers in memory.
+
+mod bring_up;
+mod control;
+mod faults;
+mod guest;
+pub mod memory;
+mod receive;
+mod recorded;
+mod transmit;
+mod violations;
