@@ -11,6 +11,7 @@
 #   XDG_CACHE_HOME        the cache is $XDG_CACHE_HOME/hv-netvsc (default ~/.cache/hv-netvsc)
 
 set -euo pipefail
+shopt -s inherit_errexit
 
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 REPO=$(dirname "$SCRIPTS")
@@ -80,7 +81,7 @@ artifact() {
 	local name=$1 key=$2 what=$3 maker=$4
 	local final=$CACHE/$name-$key
 	if [ ! -e "$final" ]; then
-		make_artifact "$name" "$final" "$what" "$maker" || return
+		make_artifact "$name" "$final" "$what" "$maker"
 	fi
 	printf '%s\n' "$final"
 }
@@ -106,7 +107,6 @@ make_artifact() (
 	trap 'exit 129' HUP
 	began=$SECONDS
 	say "making $what"
-	set -e
 	"$maker" "$temp"
 	[ -e "$temp/out" ] || die "$what: the maker left nothing"
 	# What was made by root under sudo can only be moved by root.
