@@ -190,8 +190,11 @@ impl Parts {
             subchannels: &mut subchannels,
             deadline,
         };
-        let result = line.run(bringup, |action| setup.perform(action));
-        shared.set_version(bringup.negotiated().version);
+        let result = line.run(bringup, |action, bringup| {
+            // The host may send its table as soon as the sub-channels are open.
+            shared.set_version(bringup.negotiated().version);
+            setup.perform(action)
+        });
         result.map_err(|error| {
             dev.say_err(format_args!("attach failed: {error}"));
             errno(&error)

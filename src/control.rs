@@ -155,7 +155,7 @@ impl<'a> Line<'a> {
     pub(crate) fn run<O: Operation>(
         &mut self,
         operation: &mut O,
-        mut perform: impl FnMut(Action) -> Event<'static>,
+        mut perform: impl FnMut(Action, &O) -> Event<'static>,
     ) -> Result<(), O::Error> {
         loop {
             let action = operation.next(&mut self.buffers.message);
@@ -172,7 +172,8 @@ impl<'a> Line<'a> {
                 Action::ShareReceiveBuffer { .. }
                 | Action::ShareSendBuffer { .. }
                 | Action::OpenSubchannels { .. } => {
-                    operation.event(perform(action))?;
+                    let event = perform(action, operation);
+                    operation.event(event)?;
                     continue;
                 }
             };

@@ -238,7 +238,7 @@ impl Control {
                 Ok(started) => started,
                 Err(error) => return (Err(error), false),
             };
-            let result = line.run(&mut Started::new(&mut exchange, first), |_| {
+            let result = line.run(&mut Started::new(&mut exchange, first), |_, _| {
                 // An exchange asks for nothing but messages.
                 crate::rndis::event::Event::SendFailed
             });

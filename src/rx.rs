@@ -274,9 +274,11 @@ impl Rx<'_> {
         if let Some(tci) = data.vlan {
             frame.vlan(tci);
         }
-        if frame.deliver(self.poll).is_err() {
+        if let Err(error) = frame.deliver(self.poll) {
             // The host is not to blame: its section goes back as good.
-            self.stats.rx_no_memory.add(1);
+            if error == ENOMEM {
+                self.stats.rx_no_memory.add(1);
+            }
             return Some(());
         }
         self.stats.rx_packets.add(1);

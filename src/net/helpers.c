@@ -21,13 +21,17 @@
  * netvsc_rx_deliver - copy one frame out of host-shared memory and hand it to GRO
  *
  * The copy is what makes the frame ours: nothing in @frame->data is looked at before it. Context:
- * NAPI poll of @napi. Return: 0, -ENOMEM when there was no buffer.
+ * NAPI poll of @napi. Return: 0, -ENOMEM when there was no buffer, -ENETDOWN when the interface is down
+ * (or not registered yet) and nobody wants the frame.
  */
 int netvsc_rx_deliver(struct napi_struct *napi, const struct netvsc_rx_frame *frame)
 {
 	struct net_device *dev = napi->dev;
-	struct sk_buff *skb = napi_alloc_skb(napi, frame->len);
+	struct sk_buff *skb;
 
+	if (unlikely(!netif_running(dev)))
+		return -ENETDOWN;
+	skb = napi_alloc_skb(napi, frame->len);
 	if (unlikely(!skb))
 		return -ENOMEM;
 

@@ -56,7 +56,8 @@ impl<'a> RxFrame<'a> {
         self.raw.flags |= bindings::NETVSC_RX_VLAN as u8;
     }
 
-    /// Copies the frame into a socket buffer and passes it to GRO. `ENOMEM` if there is no buffer.
+    /// Copies the frame into a socket buffer and passes it to GRO. `ENOMEM` if there is no
+    /// buffer, `ENETDOWN` if the interface is down.
     pub(crate) fn deliver(&self, poll: &PollContext<'_>) -> Result {
         // SAFETY: `PollContext` is proof of running in the poll of this NAPI, whose device lives;
         // `raw.data` is readable for `raw.len` bytes: `region` promised that in `new`.
