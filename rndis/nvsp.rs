@@ -8,8 +8,16 @@
 use crate::rndis::version::NvspVersion;
 use crate::rndis::wire::u32_at;
 use core::fmt;
-use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+pub mod body;
+
+use body::{
+    IndirectionTableBody, InitBody, InitCompleteBody, NdisConfigBody, NdisVersionBody,
+    ReceiveBufferCompleteBody, RndisPacketBody, SendBufferCompleteBody, ShareBufferBody,
+    SubchannelBody, VfAssociationBody,
+};
 
 /// Bytes of a guest message.
 pub const MESSAGE_LEN: usize = 40;
@@ -158,196 +166,6 @@ pub enum RndisChannel {
     Data,
     /// 1: control messages.
     Control,
-}
-
-/// Body of INIT.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct InitBody {
-    /// Lowest version offered.
-    pub min: U32,
-    /// Highest version offered.
-    pub max: U32,
-}
-
-/// Body of INIT_COMPLETE.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct InitCompleteBody {
-    /// Hosts put anything here.
-    pub negotiated: U32,
-    /// Not used.
-    pub max_mdl_chain: U32,
-    /// See [`Status`].
-    pub status: U32,
-}
-
-/// Body of SEND_NDIS_VER.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct NdisVersionBody {
-    /// 6
-    pub major: U32,
-    /// 1 or 30
-    pub minor: U32,
-}
-
-/// Body of SEND_RECV_BUF and SEND_SEND_BUF.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct ShareBufferBody {
-    /// Handle of the shared memory.
-    pub gpadl: U32,
-    /// [`RECEIVE_BUFFER_ID`] or [`SEND_BUFFER_ID`].
-    pub id: U16,
-}
-
-/// Body of SEND_RECV_BUF_COMPLETE with the one section description that is accepted.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct ReceiveBufferCompleteBody {
-    /// See [`Status`].
-    pub status: U32,
-    /// Number of section descriptions.
-    pub section_groups: U32,
-    /// Where the sections start.
-    pub offset: U32,
-    /// Bytes of one section.
-    pub section_len: U32,
-    /// Number of sections.
-    pub section_count: U32,
-    /// Where they end.
-    pub end_offset: U32,
-}
-
-/// Body of SEND_SEND_BUF_COMPLETE.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct SendBufferCompleteBody {
-    /// See [`Status`].
-    pub status: U32,
-    /// Bytes of one section.
-    pub section_len: U32,
-}
-
-/// Body of SEND_RNDIS_PKT.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct RndisPacketBody {
-    /// 0 data, 1 control.
-    pub channel_type: U32,
-    /// Section of the send buffer, or [`NO_SECTION`].
-    pub section_index: U32,
-    /// Bytes used in the section.
-    pub section_size: U32,
-}
-
-/// Body of SEND_NDIS_CONFIG.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct NdisConfigBody {
-    /// MTU with the Ethernet header.
-    pub frame_len: U32,
-    /// Zero.
-    pub reserved: U32,
-    /// See [`capability`].
-    pub capabilities: U64,
-}
-
-/// Body of SEND_VF_ASSOCIATION.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct VfAssociationBody {
-    /// Whether a VF is there.
-    pub allocated: U32,
-    /// PCI slot serial of the VF.
-    pub serial: U32,
-}
-
-/// Body of SUBCHANNEL, request.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct SubchannelBody {
-    /// Request: 1 (allocate). Completion: see [`Status`].
-    pub operation_or_status: U32,
-    /// Sub-channels wanted or granted.
-    pub count: U32,
-}
-
-/// Fixed part of SEND_INDIRECTION_TABLE.
-#[derive(
-    zerocopy_derive::FromBytes,
-    zerocopy_derive::IntoBytes,
-    zerocopy_derive::Immutable,
-    zerocopy_derive::KnownLayout,
-    zerocopy_derive::Unaligned,
-)]
-#[repr(C)]
-pub struct IndirectionTableBody {
-    /// Entries.
-    pub count: U32,
-    /// Where they start, from the start of the message.
-    pub offset: U32,
 }
 
 /// A message from guest to host.
@@ -591,7 +409,7 @@ pub enum Completion {
     },
 }
 
-fn body<T: FromBytes + KnownLayout + Immutable + zerocopy::Unaligned>(
+fn body_of<T: FromBytes + KnownLayout + Immutable + zerocopy::Unaligned>(
     message: &[u8],
 ) -> Result<&T, NvspError> {
     let truncated = || NvspError::Truncated {
@@ -618,15 +436,15 @@ impl Completion {
             return Ok(Self::Empty);
         }
         match message_type(payload)? {
-            kind::INIT_COMPLETE => body(payload).map(|b: &InitCompleteBody| Self::Init {
+            kind::INIT_COMPLETE => body_of(payload).map(|b: &InitCompleteBody| Self::Init {
                 status: Status::from_value(b.status.get()),
             }),
             kind::SEND_RECEIVE_BUFFER_COMPLETE => receive_buffer(payload),
             kind::SEND_SEND_BUFFER_COMPLETE => send_buffer(payload),
-            kind::RNDIS_PACKET_COMPLETE => body(payload).map(|status: &U32| Self::RndisPacket {
+            kind::RNDIS_PACKET_COMPLETE => body_of(payload).map(|status: &U32| Self::RndisPacket {
                 status: Status::from_value(status.get()),
             }),
-            kind::SUBCHANNEL => body(payload).map(|b: &SubchannelBody| Self::Subchannels {
+            kind::SUBCHANNEL => body_of(payload).map(|b: &SubchannelBody| Self::Subchannels {
                 status: Status::from_value(b.operation_or_status.get()),
                 count: b.count.get(),
             }),
@@ -637,7 +455,7 @@ impl Completion {
 
 /// Refusals may be cut after the status: the rest is read only on success.
 fn receive_buffer(payload: &[u8]) -> Result<Completion, NvspError> {
-    let status = Status::from_value(body::<U32>(payload)?.get());
+    let status = Status::from_value(body_of::<U32>(payload)?.get());
     if !status.is_success() {
         return Ok(Completion::ReceiveBuffer {
             status,
@@ -647,7 +465,7 @@ fn receive_buffer(payload: &[u8]) -> Result<Completion, NvspError> {
             section_count: 0,
         });
     }
-    body(payload).map(|b: &ReceiveBufferCompleteBody| Completion::ReceiveBuffer {
+    body_of(payload).map(|b: &ReceiveBufferCompleteBody| Completion::ReceiveBuffer {
         status,
         section_groups: b.section_groups.get(),
         offset: b.offset.get(),
@@ -657,14 +475,14 @@ fn receive_buffer(payload: &[u8]) -> Result<Completion, NvspError> {
 }
 
 fn send_buffer(payload: &[u8]) -> Result<Completion, NvspError> {
-    let status = Status::from_value(body::<U32>(payload)?.get());
+    let status = Status::from_value(body_of::<U32>(payload)?.get());
     if !status.is_success() {
         return Ok(Completion::SendBuffer {
             status,
             section_len: 0,
         });
     }
-    body(payload).map(|b: &SendBufferCompleteBody| Completion::SendBuffer {
+    body_of(payload).map(|b: &SendBufferCompleteBody| Completion::SendBuffer {
         status,
         section_len: b.section_len.get(),
     })
@@ -693,7 +511,7 @@ impl Notice {
         match message_type(payload)? {
             kind::INDIRECTION_TABLE => send_table(payload, version),
             kind::VF_ASSOCIATION => {
-                body(payload).map(|b: &VfAssociationBody| Self::VfAssociation {
+                body_of(payload).map(|b: &VfAssociationBody| Self::VfAssociation {
                     allocated: b.allocated.get() != 0,
                     serial: b.serial.get(),
                 })
@@ -708,7 +526,7 @@ const OLD_TABLE_OFFSET: u32 = 40;
 const OLD_TABLE_END: usize = 104;
 
 fn send_table(payload: &[u8], version: NvspVersion) -> Result<Notice, NvspError> {
-    let fixed: &IndirectionTableBody = body(payload)?;
+    let fixed: &IndirectionTableBody = body_of(payload)?;
     let count = fixed.count.get();
     if usize::try_from(count) != Ok(SEND_TABLE_LEN) {
         return Err(NvspError::SendTableCount(count));

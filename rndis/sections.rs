@@ -6,6 +6,7 @@
 //! cache lines of its own, so that queues do not disturb each other; a queue whose region is used up takes
 //! from the others before it gives up. Any context may allocate and free.
 
+use core::num::NonZeroU32;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -45,26 +46,53 @@ impl Section {
 pub struct Sections<S> {
     lines: S,
     count: u32,
-    region: u32,
-    region_lines: usize,
+    layout: Layout,
 }
 
-/// Sections in each queue's region; the last regions may have fewer.
-const fn region_len(count: u32, queues: u16) -> u32 {
-    let queues = if queues == 0 { 1 } else { queues as u32 };
-    let len = count.div_ceil(queues);
-    if len == 0 {
-        1
-    } else {
-        len
+/// How sections are dealt out.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    /// Sections in each region; the last may have fewer.
+    region: NonZeroU32,
+    regions: u32,
+    /// Lines of each region.
+    lines: usize,
+}
+
+impl Layout {
+    const fn new(count: u32, queues: u16) -> Self {
+        let region = div_ceil(count, at_least_one(queues as u32));
+        let region = at_least_one(region);
+        Self {
+            region,
+            regions: div_ceil(count, region),
+            lines: (region.get().saturating_sub(1) / BITS).saturating_add(1) as usize,
+        }
+    }
+}
+
+const fn at_least_one(value: u32) -> NonZeroU32 {
+    match NonZeroU32::new(value) {
+        Some(value) => value,
+        None => NonZeroU32::MIN,
+    }
+}
+
+/// Rounds up, without a division that could panic.
+const fn div_ceil(value: u32, by: NonZeroU32) -> u32 {
+    match value.checked_sub(1) {
+        Some(less) => match less.checked_div(by.get()) {
+            Some(quotient) => quotient.saturating_add(1),
+            None => 0,
+        },
+        None => 0,
     }
 }
 
 /// Lines of storage that `count` sections for `queues` queues (0 counts as 1) need.
 pub const fn lines_needed(count: u32, queues: u16) -> usize {
-    let region = region_len(count, queues);
-    let regions = count.div_ceil(region) as usize;
-    regions.saturating_mul(region.div_ceil(BITS) as usize)
+    let layout = Layout::new(count, queues);
+    (layout.regions as usize).saturating_mul(layout.lines)
 }
 
 impl<S: Deref<Target = [SectionLine]>> Sections<S> {
@@ -74,12 +102,10 @@ impl<S: Deref<Target = [SectionLine]>> Sections<S> {
         if lines.len() < lines_needed(count, queues) || !lines.iter().all(zero) {
             return None;
         }
-        let region = region_len(count, queues);
         Some(Self {
             lines,
             count,
-            region,
-            region_lines: usize::try_from(region.div_ceil(BITS)).ok()?,
+            layout: Layout::new(count, queues),
         })
     }
 
@@ -90,7 +116,7 @@ impl<S: Deref<Target = [SectionLine]>> Sections<S> {
 
     /// Takes a free section, from the region of `queue` if there is one. `None` if all are in use.
     pub fn allocate(&self, queue: u16) -> Option<Section> {
-        let regions = self.count.div_ceil(self.region);
+        let regions = self.layout.regions;
         let own = u32::from(queue).checked_rem(regions)?;
         (own..regions)
             .chain(0..own)
@@ -98,17 +124,23 @@ impl<S: Deref<Target = [SectionLine]>> Sections<S> {
     }
 
     fn allocate_in(&self, region: u32) -> Option<Section> {
-        let start = region.checked_mul(self.region)?;
-        let len = self.count.checked_sub(start)?.min(self.region);
+        let region_len = self.layout.region.get();
+        let start = region.checked_mul(region_len)?;
+        let len = self.count.checked_sub(start)?.min(region_len);
         let first_line = usize::try_from(region)
             .ok()?
-            .checked_mul(self.region_lines)?;
+            .checked_mul(self.layout.lines)?;
         let words = self.lines.get(first_line..)?.iter().flat_map(|l| &l.0);
-        for (word, base) in words.zip((0..len).step_by(64)) {
+        let mut base = 0u32;
+        for word in words {
+            if base >= len {
+                break;
+            }
             let valid = valid_bits(len.saturating_sub(base));
             if let Some(bit) = take_bit(word, valid) {
                 return start.checked_add(base)?.checked_add(bit).map(Section);
             }
+            base = base.saturating_add(64);
         }
         None
     }
@@ -127,11 +159,12 @@ impl<S: Deref<Target = [SectionLine]>> Sections<S> {
         if index >= self.count {
             return None;
         }
-        let region = usize::try_from(index.checked_div(self.region)?).ok()?;
-        let within = index.checked_rem(self.region)?;
+        let region_len = self.layout.region.get();
+        let region = usize::try_from(index.checked_div(region_len)?).ok()?;
+        let within = index.checked_rem(region_len)?;
         let line = usize::try_from(within / BITS)
             .ok()?
-            .checked_add(region.checked_mul(self.region_lines)?)?;
+            .checked_add(region.checked_mul(self.layout.lines)?)?;
         let word = usize::try_from((within % BITS) / 64).ok()?;
         let word = self.lines.get(line)?.0.get(word)?;
         Some((word, within % 64))

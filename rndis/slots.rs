@@ -69,7 +69,7 @@ impl<S: Deref<Target = [Slot]>> SlotTable<S> {
         if !len.is_power_of_two() || len > 1 << 16 {
             return None;
         }
-        for (slot, index) in slots.iter().zip(0u32..) {
+        for (slot, index) in slots.iter().zip(0..len) {
             slot.free.store(index, Ordering::Relaxed);
             slot.state.store(0, Ordering::Relaxed);
         }
@@ -154,7 +154,7 @@ impl<S: Deref<Target = [Slot]>> SlotTable<S> {
 
     /// Takes every packet still on its way, when the channel is closed and neither side runs any more.
     pub fn drain(&self, mut release: impl FnMut(Cargo)) {
-        for (slot, index) in self.slots.iter().zip(0u32..) {
+        for (slot, index) in self.slots.iter().zip(0..=self.mask) {
             let state = slot.state.load(Ordering::Acquire);
             if state & BUSY == 0 {
                 continue;

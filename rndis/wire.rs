@@ -35,11 +35,14 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        let end = self.len.saturating_add(bytes.len());
-        match self.buffer.get_mut(self.len..end) {
+        let room = self
+            .buffer
+            .get_mut(self.len..)
+            .and_then(|rest| rest.get_mut(..bytes.len()));
+        match room {
             Some(room) => {
                 room.copy_from_slice(bytes);
-                self.len = end;
+                self.len = self.len.saturating_add(bytes.len());
             }
             None => self.overflow = true,
         }
