@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::channel::Channel;
 use super::memory::Partial;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Reason};
 use super::queue::{Event, Next};
 use super::shared::{lock, DeviceSlot, Host, Shared};
 use super::{guid_text, version, DeviceId, ServerError};
@@ -94,17 +94,18 @@ impl Bus {
     pub fn run(mut self) {
         loop {
             let limit = (self.outbox.len() > 0).then_some(SLOT_POLL);
-            let polled = match self.shared.queue.next(limit) {
+            let reason = match self.shared.queue.next(limit) {
+                Next::Event(Event::SlotFree) => Reason::SlotFree,
                 Next::Event(event) => {
                     self.handle(event);
-                    false
+                    Reason::NewMessage
                 }
-                Next::Idle => true,
+                Next::Idle => Reason::Waited,
                 Next::Stopped => break,
             };
             let shared = &self.shared;
             self.outbox
-                .pump(&*shared.hypervisor, &shared.ledger, polled);
+                .pump(&*shared.hypervisor, &shared.ledger, reason);
         }
         self.disconnect();
     }

@@ -11,6 +11,17 @@ use crate::vmbus::message;
 /// SynIC message type of VMBus control messages.
 pub(super) const MESSAGE_TYPE: u32 = 1;
 
+/// Why the message slot is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// There may be a new message.
+    NewMessage,
+    /// The guest says that the slot is free.
+    SlotFree,
+    /// The guest has said nothing for a while.
+    Waited,
+}
+
 /// The queue towards the guest, in order.
 #[derive(Default)]
 pub(super) struct Outbox {
@@ -41,14 +52,17 @@ impl Outbox {
         self.waiting.len()
     }
 
-    /// Delivers as many messages as the slot takes: one, until the guest has read it. `polled`
-    /// says that the guest has not reported the slot free.
-    pub fn pump(&mut self, hypervisor: &dyn Hypervisor, ledger: &Ledger, polled: bool) {
+    /// Delivers as many messages as the slot takes: one, until the guest has read it. A slot that
+    /// was occupied is tried again if there is reason to.
+    pub fn pump(&mut self, hypervisor: &dyn Hypervisor, ledger: &Ledger, reason: Reason) {
+        if self.stuck && reason == Reason::NewMessage {
+            return;
+        }
         while let Some(bytes) = self.waiting.front() {
             let name = message::name(message::number_of(bytes).unwrap_or(0));
             match hypervisor.post_message(self.vp, VMBUS_SINT, MESSAGE_TYPE, bytes) {
                 Posted::Delivered => {
-                    let late = polled && self.stuck;
+                    let late = self.stuck && reason == Reason::Waited;
                     ledger.count(|c| {
                         *c.messages_out.entry(name).or_default() += 1;
                         c.slot_polled += u64::from(late);

@@ -5,6 +5,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{mpsc, Arc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::super::{guid_text, version, ServerConfig, ServerError, VmbusServer};
 use super::machine::{offered, set, words, Guest, NIC_CLASS};
@@ -422,6 +423,27 @@ fn messages_wait_for_the_slot() {
     let counters = guest.server.snapshot().messages;
     assert!(counters.slot_busy >= 1);
     assert_eq!(counters.messages_out["OFFERCHANNEL"], 10);
+}
+
+#[test]
+fn a_slot_that_is_never_reported_free_is_tried_anyway() {
+    let mut guest = Guest::new(version::V6_0);
+    guest.add_device(1, 1);
+    guest.connect(version::V6_0);
+    guest.post(number::REQUESTOFFERS, &[]);
+    guest.server.settle().unwrap();
+    let offer = guest.machine.take_message(0).unwrap();
+    assert_eq!(offered(&offer), (1, 0));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let last = loop {
+        if let Some(message) = guest.machine.take_message(0) {
+            break message;
+        }
+        assert!(Instant::now() < deadline, "the message got stuck");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(words(&last), [number::ALLOFFERS_DELIVERED, 0]);
+    assert_eq!(guest.server.snapshot().messages.slot_polled, 1);
 }
 
 #[test]

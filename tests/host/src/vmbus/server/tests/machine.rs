@@ -41,6 +41,13 @@ pub(super) struct Machine {
     pub cannot_bind: AtomicBool,
 }
 
+impl Machine {
+    /// Reads the slot of a processor and frees it, without a word to the server.
+    pub fn take_message(&self, vp: u32) -> Option<Vec<u8>> {
+        self.recorded.lock().unwrap().slots.remove(&vp)
+    }
+}
+
 impl Hypervisor for Machine {
     fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
@@ -235,7 +242,7 @@ impl Guest {
         // Devices' requests may be behind what the first call waits for.
         self.server.settle().unwrap();
         self.server.settle().unwrap();
-        let message = self.machine.recorded.lock().unwrap().slots.remove(&self.vp);
+        let message = self.machine.take_message(self.vp);
         if message.is_some() {
             self.server.slot_free(self.vp, 2);
         }
