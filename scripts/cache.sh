@@ -14,6 +14,7 @@ set -euo pipefail
 shopt -s inherit_errexit
 
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck disable=SC2034  # for those who source this
 REPO=$(dirname "$SCRIPTS")
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/hv-netvsc
 ME=${0##*/}

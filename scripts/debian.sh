@@ -17,6 +17,7 @@ KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 debian_mirror() {
 	local mirror=${HV_NETVSC_MIRROR:-}
 	if [ -z "$mirror" ]; then
+		# shellcheck disable=SC2016  # the dollars are apt's
 		mirror=$(apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(LABEL) $(REPO_URI)' 2>/dev/null |
 			awk '$1 == "Packages" && $2 == "Debian" && $3 == "Debian" { print $4; exit }')
 	fi
