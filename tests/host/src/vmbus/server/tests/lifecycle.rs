@@ -133,6 +133,23 @@ fn packets_go_both_ways() {
 }
 
 #[test]
+fn closed_channels_do_not_interrupt() {
+    let (mut guest, device, _) = Guest::with_device(1);
+    let (ring, _) = guest.open(1, 0);
+    guest.close(1);
+    guest.server.settle().unwrap();
+    let mut channel = device.0.lock().unwrap().closed.pop().unwrap();
+    let mut write = || {
+        let ring = &mut channel.rings.outgoing;
+        ring.try_write(PacketType::InBand, 0, 0, &[], &[]).is_ok()
+    };
+    assert!(write());
+    assert_eq!(guest.events(), []);
+    guest.teardown(1, ring);
+    assert!(!write(), "the memory is the guest's again");
+}
+
+#[test]
 fn reopening_keeps_relid_and_statistics() {
     let (mut guest, device, _) = Guest::with_device(1);
     for round in 0..20 {

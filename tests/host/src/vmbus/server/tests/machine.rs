@@ -104,6 +104,8 @@ pub(super) struct DeviceState {
     pub open: BTreeMap<u16, OpenChannel>,
     /// `open 0`, `close 0`, `drop` in order.
     pub log: Vec<String>,
+    /// Channels that were closed; a device ought to drop them.
+    pub closed: Vec<OpenChannel>,
     /// Offer so many sub-channels when the primary is opened.
     pub subchannels: u16,
 }
@@ -153,7 +155,8 @@ impl VmbusDevice for TestDevice {
     fn close(&mut self, index: u16) {
         let mut state = self.state.0.lock().unwrap();
         state.log.push(format!("close {index}"));
-        assert!(state.open.remove(&index).is_some());
+        let channel = state.open.remove(&index).expect("channel is open");
+        state.closed.push(channel);
     }
 
     fn counters(&self) -> serde_json::Value {
