@@ -87,6 +87,11 @@ artifact() {
 	printf '%s\n' "$final"
 }
 
+drop_unfinished() {
+	[ -e "$2" ] || say "$3: not made"
+	as_root rm -rf --one-file-system "$1"
+}
+
 make_artifact() (
 	name=$1 final=$2 what=$3 maker=$4
 	mkdir -p "$CACHE/locks" "$CACHE/logs"
@@ -102,7 +107,7 @@ make_artifact() (
 	done
 	temp=$(mktemp -d "$CACHE/.making-$name.XXXXXX")
 	chmod 755 "$temp"
-	trap 'as_root rm -rf --one-file-system "$temp"' EXIT
+	trap 'drop_unfinished "$temp" "$final" "$what"' EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
 	trap 'exit 129' HUP
