@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use guest_agent::frame::{Decoder, Frame, Kind};
 use guest_agent::protocol::{Command, Outcome, Request, Response};
+use guest_agent::server::HELLO;
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,8 @@ const REPEAT: Duration = Duration::from_secs(3);
 const REPEAT_ACKNOWLEDGED: Duration = Duration::from_secs(15);
 /// Bytes that a slow line is trusted to carry in a second.
 const SLOW_LINE: u32 = 2000;
+/// An agent that has not announced itself is asked this often.
+const QUESTION_AFTER: Duration = Duration::from_secs(10);
 /// A frame that stays incomplete this long has lost bytes.
 const STALE: Duration = Duration::from_secs(5);
 
@@ -83,7 +86,7 @@ impl Agent {
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
-        let next_id = now.subsec_nanos() ^ std::process::id().rotate_left(16);
+        let next_id = (now.subsec_nanos() ^ std::process::id().rotate_left(16)).max(HELLO + 1);
         Ok(Agent {
             machine,
             line: Mutex::new(Line {
@@ -94,26 +97,42 @@ impl Agent {
         })
     }
 
-    /// Waits until the agent answers, at most `limit`; `alive` is asked in between and its error
-    /// ends the wait.
+    /// Waits until the agent announces itself or answers, at most `limit`; `alive` is asked in
+    /// between and its error ends the wait.
     pub fn wait_ready<E: From<AgentError>>(
         &self,
         limit: Duration,
         mut alive: impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
         let began = Instant::now();
-        loop {
+        while began.elapsed() < limit {
             alive()?;
-            match self.call(&Request::Ping, Duration::from_secs(1)) {
-                Ok(Response::Pong { .. }) => return Ok(()),
-                Ok(other) => return Err(unexpected(&Request::Ping, &other).into()),
-                Err(AgentError::Silent { .. }) if began.elapsed() < limit => {}
-                Err(AgentError::Silent { noise, .. }) => {
-                    return Err(self.silent(&Request::Ping, limit, noise).into())
-                }
+            match self.line().await_response(HELLO, QUESTION_AFTER) {
+                Ok(_) => return Ok(()),
+                Err(Lost::Silent) => {}
+                Err(Lost::Closed(source)) => return Err(self.closed(source).into()),
+            }
+            // Its announcement may be lost. A question is repeated seldom: while the machine boots,
+            // questions pile up in front of it.
+            match self.call(&Request::Ping, Duration::from_millis(500)) {
+                Ok(_) => return Ok(()),
+                Err(AgentError::Silent { .. }) => {}
                 Err(e) => return Err(e.into()),
             }
         }
+        let noise = self.line().describe_noise();
+        Err(self.silent(&Request::Ping, limit, noise).into())
+    }
+
+    /// Throws away what an earlier agent on this line may have left.
+    pub fn forget_earlier(&self) -> Result<(), AgentError> {
+        let mut line = self.line();
+        while line.read_some().map_err(|e| match e {
+            Lost::Closed(source) => self.closed(source),
+            Lost::Silent => self.closed(std::io::ErrorKind::TimedOut.into()),
+        })? {}
+        line.decoder = Decoder::default();
+        Ok(())
     }
 
     /// Runs a program to its end, at most `limit` long.
@@ -181,7 +200,7 @@ impl Agent {
             serde_json::to_vec(request).map_err(|e| AgentError::Refused(e.to_string()))?;
         let mut line = self.line();
         let id = line.next_id;
-        line.next_id = id.wrapping_add(1);
+        line.next_id = id.wrapping_add(1).max(HELLO + 1);
         let frame = Frame {
             kind: Kind::Request,
             id,
@@ -192,10 +211,7 @@ impl Agent {
             .map_err(|e| AgentError::Refused(e.to_string()))?;
         let answer = line.exchange(id, &bytes, limit).map_err(|e| match e {
             Lost::Silent => self.silent(request, limit, line.describe_noise()),
-            Lost::Closed(source) => AgentError::Closed {
-                machine: self.machine,
-                source,
-            },
+            Lost::Closed(source) => self.closed(source),
         })?;
         match serde_json::from_slice(&answer) {
             Ok(Response::Failed { error }) => Err(AgentError::Refused(error)),
@@ -204,6 +220,13 @@ impl Agent {
                 request: describe(request),
                 answer: String::from_utf8_lossy(&answer).into_owned(),
             }),
+        }
+    }
+
+    fn closed(&self, source: std::io::Error) -> AgentError {
+        AgentError::Closed {
+            machine: self.machine,
+            source,
         }
     }
 
@@ -228,18 +251,47 @@ impl Line {
         let began = Instant::now();
         let on_the_line =
             Duration::from_secs(1) * u32::try_from(bytes.len()).unwrap_or(u32::MAX) / SLOW_LINE;
-        let mut repeat_at = began;
-        let mut last_byte = began;
-        let mut acknowledged = false;
         while began.elapsed() < limit {
-            if Instant::now() >= repeat_at {
-                self.stream.write_all(bytes).map_err(Lost::Closed)?;
-                let pause = if acknowledged {
-                    REPEAT_ACKNOWLEDGED
-                } else {
-                    REPEAT
-                };
-                repeat_at = Instant::now() + pause + on_the_line;
+            self.stream.write_all(bytes).map_err(Lost::Closed)?;
+            let mut repeat_at = Instant::now() + REPEAT + on_the_line;
+            loop {
+                let left = limit.saturating_sub(began.elapsed());
+                let wait = repeat_at
+                    .saturating_duration_since(Instant::now())
+                    .min(left);
+                match self.await_frame(id, wait) {
+                    Ok(frame) if frame.kind == Kind::Response => return Ok(frame.payload),
+                    Ok(_) => repeat_at = Instant::now() + REPEAT_ACKNOWLEDGED,
+                    Err(Lost::Silent) => break,
+                    Err(closed) => return Err(closed),
+                }
+            }
+        }
+        Err(Lost::Silent)
+    }
+
+    fn await_response(&mut self, id: u32, limit: Duration) -> Result<Vec<u8>, Lost> {
+        let began = Instant::now();
+        loop {
+            let frame = self.await_frame(id, limit.saturating_sub(began.elapsed()))?;
+            if frame.kind == Kind::Response {
+                return Ok(frame.payload);
+            }
+        }
+    }
+
+    /// The next frame with this id, at most `limit` from now.
+    fn await_frame(&mut self, id: u32, limit: Duration) -> Result<Frame, Lost> {
+        let began = Instant::now();
+        let mut last_byte = began;
+        loop {
+            while let Some(frame) = self.decoder.next_frame() {
+                if frame.id == id {
+                    return Ok(frame);
+                }
+            }
+            if began.elapsed() >= limit {
+                return Err(Lost::Silent);
             }
             if self.read_some()? {
                 last_byte = Instant::now();
@@ -247,19 +299,7 @@ impl Line {
                 self.decoder.resync();
                 last_byte = Instant::now();
             }
-            while let Some(frame) = self.decoder.next_frame() {
-                match frame.kind {
-                    _ if frame.id != id => {}
-                    Kind::Response => return Ok(frame.payload),
-                    Kind::Acknowledge => {
-                        acknowledged = true;
-                        repeat_at = Instant::now() + REPEAT_ACKNOWLEDGED;
-                    }
-                    Kind::Request => {}
-                }
-            }
         }
-        Err(Lost::Silent)
     }
 
     fn read_some(&mut self) -> Result<bool, Lost> {

@@ -93,13 +93,24 @@ impl Bench {
 
     /// Boots a guest, up to its agent's first answer; no driver is loaded.
     pub fn boot(&self, machine: Machine, kernel: Kernel, driver: Driver) -> Result<Session<'_>> {
-        let process = self.start(machine, kernel)?;
-        let (agent, control) = self.lines()?;
-        let agent = Agent::new("guest", agent).context("agent line")?;
+        // Lines through L1 exist before the guest does, lines to a host of ours after it.
+        let early = matches!(self.outer, Outer::L1 { .. });
+        let line = || -> Result<(Agent, Host)> {
+            let (agent, control) = self.lines()?;
+            let agent = Agent::new("guest", agent).context("agent line")?;
+            Ok((agent, Host::new(control)?))
+        };
+        let (process, (agent, host)) = if early {
+            let lines = line()?;
+            lines.0.forget_earlier()?;
+            (self.start(machine, kernel)?, lines)
+        } else {
+            (self.start(machine, kernel)?, line()?)
+        };
         let session = Session {
             bench: self,
             process,
-            guest: Guest::new(agent, Host::new(control)?, machine, driver),
+            guest: Guest::new(agent, host, machine, driver),
         };
         session
             .guest

@@ -26,6 +26,7 @@ pub struct Host {
 struct Line {
     stream: UnixStream,
     received: Vec<u8>,
+    next_id: u64,
 }
 
 /// The host's counters at one moment, as JSON, with the questions scenarios ask of them.
@@ -41,71 +42,68 @@ impl Host {
             line: Mutex::new(Line {
                 stream,
                 received: Vec::new(),
+                // Another runner may have left answers on the line.
+                next_id: u64::from(std::process::id()) << 20,
             }),
         })
     }
 
     /// Sends one request and returns what it is answered with.
-    pub fn call(&self, request: &Value) -> Result<Value> {
+    fn call(&self, mut request: Value) -> Result<Value> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = line
-            .exchange(request)
+        line.next_id += 1;
+        request["id"] = line.next_id.into();
+        let mut answer = line
+            .exchange(&request)
             .with_context(|| format!("host request {request}"))?;
-        if let Some(error) = answer.get("error").and_then(Value::as_str) {
+        if let Some(error) = answer["error"].as_str() {
             bail!("the host refuses {request}: {error}");
         }
-        Ok(answer)
+        Ok(answer["ok"].take())
     }
 
     /// Everything the host counts.
     pub fn counters(&self) -> Result<Counters> {
-        self.call(&json!({"cmd": "counters"})).map(Counters)
+        self.call(json!({"cmd": "counters"})).map(Counters)
     }
 
     /// Makes the `nth` next request at a fault point, and `count - 1` more, fail as `action` says.
     pub fn add_fault(&self, point: &str, nth: u32, count: u32, action: Action) -> Result<()> {
-        self.call(&json!({
-            "cmd": "fault-add", "point": point, "nth": nth, "count": count, "action": action.json(),
-        }))
-        .map(drop)
+        let fault = json!({"point": point, "nth": nth, "count": count, "action": action.json()});
+        self.call(json!({"cmd": "fault", "fault": fault})).map(drop)
     }
 
     /// Removes all faults.
     pub fn clear_faults(&self) -> Result<()> {
-        self.call(&json!({"cmd": "fault-clear"})).map(drop)
+        self.call(json!({"cmd": "fault-clear"})).map(drop)
     }
 
-    /// Fault points that were reached since the last [`Host::reset_log`], in order.
-    pub fn log(&self) -> Result<Vec<String>> {
-        let answer = self.call(&json!({"cmd": "fault-log"}))?;
-        serde_json::from_value(answer["log"].clone()).context("the host's fault log")
-    }
-
-    /// Forgets which fault points were reached, and how often.
-    pub fn reset_log(&self) -> Result<()> {
-        self.call(&json!({"cmd": "fault-reset"})).map(drop)
+    /// Fault points that were reached since the last call, in order. Their counts start anew.
+    pub fn take_log(&self) -> Result<Vec<String>> {
+        let log = self.call(json!({"cmd": "fault-log", "reset": true}))?;
+        serde_json::from_value(log).context("the host's fault log")
     }
 
     /// Forgets the violations so far.
     pub fn clear_violations(&self) -> Result<()> {
-        self.call(&json!({"cmd": "violations-clear"})).map(drop)
+        self.call(json!({"cmd": "violations-clear"})).map(drop)
     }
 
     /// Takes the link of a NIC up or down.
     pub fn set_link(&self, nic: &str, up: bool) -> Result<()> {
-        self.call(&json!({"cmd": "link", "nic": nic, "up": up}))
+        self.call(json!({"cmd": "link", "name": nic, "up": up}))
             .map(drop)
     }
 
     /// Adds a NIC, described as on the host's command line.
     pub fn add_nic(&self, specification: &str) -> Result<()> {
-        self.call(&json!({"cmd": "nic-add", "spec": specification}))
+        self.call(json!({"cmd": "nic-add", "nic": specification}))
             .map(drop)
     }
 
     /// Pulls a NIC.
     pub fn remove_nic(&self, nic: &str) -> Result<()> {
-        self.call(&json!({"cmd": "nic-remove", "nic": nic}))
+        self.call(json!({"cmd": "nic-remove", "name": nic}))
             .map(drop)
     }
 }
@@ -143,7 +141,7 @@ pub struct ChannelPackets {
 impl Counters {
     /// What the guest did against the protocol, one sentence each.
     pub fn violations(&self) -> Vec<String> {
-        self.list("violations")
+        list(&self.0["violations"])
             .map(|v| {
                 format!(
                     "{} ({} times; first: {})",
@@ -155,43 +153,50 @@ impl Counters {
             .collect()
     }
 
-    /// How often a fault point was reached.
+    /// How often a fault point was reached since the log was last taken.
     pub fn point(&self, name: &str) -> u64 {
-        self.0["faults"]["points"][name].as_u64().unwrap_or(0)
+        self.bus("faults")["points"][name].as_u64().unwrap_or(0)
     }
 
-    /// How often a fault fired at a point.
+    /// How often a fault fired at a point since the log was last taken.
     pub fn fired(&self, name: &str) -> u64 {
-        self.0["faults"]["fired"][name].as_u64().unwrap_or(0)
+        self.bus("faults")["fired"][name].as_u64().unwrap_or(0)
+    }
+
+    /// How often the device at one end was attached.
+    pub fn attaches(&self, end: End) -> Result<u64> {
+        self.nic(end)?["counters"]["counters"]["attaches"]
+            .as_u64()
+            .context("the host counts no attaches")
     }
 
     /// Channels open, of all devices.
     pub fn all_open_channels(&self) -> u64 {
-        self.0["open_channels"].as_u64().unwrap_or(u64::MAX)
+        self.bus("open_channels").as_u64().unwrap_or(u64::MAX)
     }
 
     /// GPADLs established and not torn down.
     pub fn live_gpadls(&self) -> u64 {
-        self.0["live_gpadls"].as_u64().unwrap_or(u64::MAX)
+        self.bus("live_gpadls").as_u64().unwrap_or(u64::MAX)
     }
 
     /// Channels open of the NIC at one end.
     pub fn open_channels(&self, end: End) -> Result<u64> {
-        let device = self.device(end)?["id"].clone();
-        Ok(self
-            .list("channels")
-            .filter(|c| c["device"] == device && c["state"] == "open")
+        let device = &self.nic(end)?["id"];
+        Ok(list(self.bus("channels"))
+            .filter(|c| c["device"] == *device && c["state"] == "open")
             .count() as u64)
     }
 
-    /// Whether the host has a NIC of this name.
-    pub fn has_nic(&self, name: &str) -> bool {
-        self.list("devices").any(|d| d["counters"]["name"] == name)
+    /// Devices that are still on the bus, those being removed included.
+    pub fn devices(&self) -> usize {
+        list(self.bus("devices")).count()
     }
 
     /// Packets of one channel of the NIC at one end.
     pub fn channel(&self, end: End, channel: u32) -> Result<ChannelPackets> {
-        let counters = &self.device(end)?["counters"]["channels"][channel.to_string()];
+        let channels = &self.nic(end)?["counters"]["channels"];
+        let counters = &channels[channel.to_string()];
         let number = |name: &str| {
             counters[name]
                 .as_u64()
@@ -205,24 +210,28 @@ impl Counters {
 
     /// The VMBus version in use, as hvhost writes it.
     pub fn vmbus_version(&self) -> Option<String> {
-        self.0["version"].as_str().map(str::to_owned)
+        self.bus("version").as_str().map(str::to_owned)
     }
 
     /// The NVSP version in use at one end, as hvhost writes it.
     pub fn nvsp_version(&self, end: End) -> Option<String> {
-        let device = self.device(end).ok()?;
-        device["counters"]["version"].as_str().map(str::to_owned)
+        let nic = self.nic(end).ok()?;
+        nic["counters"]["nvsp_version"].as_str().map(str::to_owned)
     }
 
-    fn device(&self, end: End) -> Result<&Value> {
-        self.list("devices")
-            .find(|d| d["counters"]["name"] == end.nic())
-            .with_context(|| format!("the host has no NIC {}", end.nic()))
+    fn bus(&self, name: &str) -> &Value {
+        &self.0["vmbus"][name]
     }
 
-    fn list(&self, name: &str) -> impl Iterator<Item = &Value> {
-        self.0[name].as_array().into_iter().flatten()
+    fn nic(&self, end: End) -> Result<&Value> {
+        let nic = &self.0["nics"][end.nic()];
+        ensure!(!nic.is_null(), "the host has no NIC {}", end.nic());
+        Ok(nic)
     }
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
 
 impl Line {
@@ -233,10 +242,12 @@ impl Line {
         let mut buffer = [0; 16384];
         loop {
             if let Some(end) = self.received.iter().position(|&b| b == b'\n') {
-                let text = String::from_utf8_lossy(&self.received[..end]).into_owned();
-                self.received.drain(..=end);
-                return serde_json::from_str(&text)
-                    .with_context(|| format!("the host answered {text:?}"));
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                // Anything else was meant for an earlier request, or is a torn line.
+                match serde_json::from_slice::<Value>(&line) {
+                    Ok(answer) if answer["id"] == request["id"] => return Ok(answer),
+                    _ => continue,
+                }
             }
             ensure!(began.elapsed() < LIMIT, "no answer within {LIMIT:?}");
             match self.stream.read(&mut buffer) {

@@ -51,8 +51,14 @@ enum Traffic {
         #[arg(long, default_value_t = 1)]
         connections: u32,
         /// Bytes on each connection.
-        #[arg(long)]
-        bytes: u64,
+        #[arg(long, required_unless_present = "until")]
+        bytes: Option<u64>,
+        /// Send until this file exists.
+        #[arg(long, conflicts_with = "bytes")]
+        until: Option<PathBuf>,
+        /// Rest between two chunks of 64 KiB on a connection, in milliseconds.
+        #[arg(long, default_value_t = 0)]
+        pause_ms: u64,
         /// Seed of the data of the first connection; the others count up.
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -189,6 +195,8 @@ fn run_traffic(traffic: Traffic) -> Result<ExitCode> {
             from,
             connections,
             bytes,
+            until,
+            pause_ms,
             seed,
             patience,
         } => tcp_report(
@@ -196,7 +204,11 @@ fn run_traffic(traffic: Traffic) -> Result<ExitCode> {
                 to,
                 from,
                 streams: connections,
-                bytes,
+                amount: match until {
+                    Some(path) => tcp::Amount::UntilExists(path),
+                    None => tcp::Amount::Bytes(bytes.unwrap_or(0)),
+                },
+                pause: Duration::from_millis(pause_ms),
                 seed,
                 patience: patience.duration(),
             })

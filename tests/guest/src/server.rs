@@ -22,7 +22,12 @@ const ANSWERS_KEPT: usize = 64;
 /// Most bytes of a file in one answer: what fits a frame as base64.
 const READ_LIMIT: u32 = (MAX_PAYLOAD / 2) as u32;
 
-/// Serves the stream until it ends. `reader` and `writer` are the two directions of one device.
+/// The id of the frame by which an agent announces itself; no request has it.
+pub const HELLO: u32 = 0;
+
+/// Serves the stream until it ends. `reader` and `writer` are the two directions of one device. The
+/// first frame sent is an unasked-for [`Response::Pong`] with id [`HELLO`], so that the runner need not
+/// fill a line that nobody reads yet with questions.
 pub fn serve(mut reader: impl Read, writer: impl Write + Send + 'static) -> std::io::Result<()> {
     let agent = Arc::new(Agent {
         instance: instance(),
@@ -30,6 +35,7 @@ pub fn serve(mut reader: impl Read, writer: impl Write + Send + 'static) -> std:
         jobs: Mutex::default(),
         seen: Mutex::default(),
     });
+    agent.hello();
     let mut decoder = Decoder::default();
     let mut buffer = [0; 4096];
     loop {
@@ -74,6 +80,18 @@ struct Seen {
 }
 
 impl Agent {
+    fn hello(&self) {
+        let pong = Response::Pong {
+            instance: self.instance,
+        };
+        // Plain data: it always serialises.
+        self.send(
+            Kind::Response,
+            HELLO,
+            serde_json::to_vec(&pong).unwrap_or_default(),
+        );
+    }
+
     fn take(self: &Arc<Self>, frame: Frame) {
         let id = frame.id;
         let known = lock(&self.seen).answers.get(&id).cloned();
@@ -282,12 +300,19 @@ mod tests {
     }
 
     #[test]
+    fn the_agent_announces_itself() {
+        let mut line = Line::new();
+        assert!(matches!(line.response(HELLO), Response::Pong { .. }));
+    }
+
+    #[test]
     fn a_repeated_request_is_carried_out_once() {
         let path = std::env::temp_dir().join(format!("guest-agent-once-{}", std::process::id()));
         let script = format!("sleep 0.5; echo x >> {0}; cat {0}", path.display());
         let mut line = Line::new();
         line.send(7, &run(&script));
         line.send(7, &run(&script));
+        assert!(matches!(line.response(HELLO), Response::Pong { .. }));
         assert_eq!(line.next().kind, Kind::Acknowledge);
         assert_eq!(line.next().kind, Kind::Acknowledge);
         let first = line.response(7);
@@ -306,7 +331,7 @@ mod tests {
         let mut order = Vec::new();
         while order.len() < 2 {
             let frame = line.next();
-            if frame.kind == Kind::Response {
+            if frame.kind == Kind::Response && frame.id != HELLO {
                 order.push(frame.id);
             }
         }

@@ -255,7 +255,12 @@ mod tests {
 
     #[test]
     fn a_faithful_echo_answers_every_length() {
-        let report = sweep(&probes(0..=1472), QUICK, &mut Mirror::default()).expect("sweeps");
+        // An echo in memory loses nothing, however slow the machine is.
+        let settings = Settings {
+            patience: Duration::from_secs(60),
+            ..QUICK
+        };
+        let report = sweep(&probes(0..=1472), settings, &mut Mirror::default()).expect("sweeps");
         assert_eq!((report.probes, report.answered), (1473, 1473));
         assert!(report.lost.is_empty() && report.repeated.is_empty() && report.corrupt.is_empty());
     }
@@ -270,7 +275,7 @@ mod tests {
         };
         let report = sweep(&probes(0..=800), QUICK, &mut mirror).expect("sweeps");
         assert_eq!(report.lost, [64, 700]);
-        assert!(report.repeated.contains(&3));
+        assert!(report.repeated.contains(&3), "{report:?}");
         assert_eq!(report.corrupt, [64, 64, 64]);
         assert_eq!(report.answered, 799);
     }

@@ -3,11 +3,13 @@
 //! Checked bulk transfer over TCP: the receiver computes what must arrive and compares every byte,
 //! and both ends state a checksum.
 //!
-//! A connection carries a 16-byte header (seed and length, little-endian), the data, and in the
-//! other direction a 16-byte verdict: length received, CRC-32, and 1 if every byte was right.
+//! A connection carries a 16-byte header (seed and length, little-endian; all ones: until the sender
+//! shuts its direction down), the data, and in the other direction a 16-byte verdict: length
+//! received, CRC-32, and 1 if every byte was right.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,7 +43,7 @@ pub struct Report {
 }
 
 /// What to send.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Sending {
     /// The receiver.
     pub to: SocketAddr,
@@ -49,13 +51,29 @@ pub struct Sending {
     pub from: Option<IpAddr>,
     /// Connections, in parallel.
     pub streams: u32,
-    /// Bytes on each.
-    pub bytes: u64,
+    /// How much on each.
+    pub amount: Amount,
+    /// Rest between two chunks of 64 KiB on a connection, to leave the machine room for other work.
+    pub pause: Duration,
     /// Seed of the first; the others count up.
     pub seed: u64,
     /// Longest silence on any connection.
     pub patience: Duration,
 }
+
+/// How much to send on a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// This many bytes.
+    Bytes(u64),
+    /// Until this file exists.
+    UntilExists(PathBuf),
+}
+
+/// The length in the header of a connection that ends when its sender says so.
+const OPEN_END: u64 = u64::MAX;
+/// How long a receiver that does not listen yet is waited for.
+const LISTENING: Duration = Duration::from_secs(10);
 
 /// Accepts `connections` at `listener` and receives them all.
 pub fn receive(listener: &TcpListener, connections: u32, patience: Duration) -> io::Result<Report> {
@@ -75,9 +93,10 @@ pub fn send(sending: Sending) -> io::Result<Report> {
     let began = Instant::now();
     let threads = (0..sending.streams)
         .map(|i| {
+            let sending = sending.clone();
             thread::spawn(move || {
                 let stream = connect(&sending)?;
-                send_one(stream, sending.seed + u64::from(i), sending.bytes)
+                send_one(stream, &sending, sending.seed + u64::from(i))
             })
         })
         .collect();
@@ -103,14 +122,27 @@ fn report(
 }
 
 fn connect(sending: &Sending) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(sending.to), Type::STREAM, None)?;
-    if let Some(from) = sending.from {
-        socket.bind(&SocketAddr::new(from, 0).into())?;
+    let began = Instant::now();
+    loop {
+        let socket = Socket::new(Domain::for_address(sending.to), Type::STREAM, None)?;
+        if let Some(from) = sending.from {
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+        }
+        match socket.connect_timeout(&sending.to.into(), sending.patience) {
+            Ok(()) => {
+                let stream = TcpStream::from(socket);
+                set_patience(&stream, sending.patience)?;
+                return Ok(stream);
+            }
+            // Both ends are started at the same time, and the other is not there yet.
+            Err(e)
+                if e.kind() == io::ErrorKind::ConnectionRefused && began.elapsed() < LISTENING =>
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(e) => return Err(e),
+        }
     }
-    socket.connect_timeout(&sending.to.into(), sending.patience)?;
-    let stream = TcpStream::from(socket);
-    set_patience(&stream, sending.patience)?;
-    Ok(stream)
 }
 
 fn set_patience(stream: &TcpStream, patience: Duration) -> io::Result<()> {
@@ -118,19 +150,32 @@ fn set_patience(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     stream.set_write_timeout(Some(patience))
 }
 
-fn send_one(mut stream: TcpStream, seed: u64, bytes: u64) -> io::Result<Stream> {
-    stream.write_all(&pair(seed, bytes))?;
+fn send_one(mut stream: TcpStream, sending: &Sending, seed: u64) -> io::Result<Stream> {
+    let promised = match sending.amount {
+        Amount::Bytes(bytes) => bytes,
+        Amount::UntilExists(_) => OPEN_END,
+    };
+    stream.write_all(&pair(seed, promised))?;
     let mut pattern = Pattern::new(seed);
     let mut checksum = Checksum::default();
     let mut chunk = vec![0; CHUNK];
-    let mut left = bytes;
-    while left > 0 {
-        let n = left.min(CHUNK as u64) as usize;
+    let mut bytes = 0;
+    loop {
+        let n = match &sending.amount {
+            Amount::Bytes(all) => (all - bytes).min(CHUNK as u64) as usize,
+            Amount::UntilExists(path) if path.exists() => 0,
+            Amount::UntilExists(_) => CHUNK,
+        };
+        if n == 0 {
+            break;
+        }
         pattern.fill(&mut chunk[..n]);
         checksum.update(&chunk[..n]);
         stream.write_all(&chunk[..n])?;
-        left -= n as u64;
+        bytes += n as u64;
+        thread::sleep(sending.pause);
     }
+    stream.shutdown(Shutdown::Write)?;
     let mut verdict = [0; 16];
     stream.read_exact(&mut verdict)?;
     let crc = checksum.value();
@@ -163,7 +208,7 @@ fn receive_one(mut stream: TcpStream) -> io::Result<Stream> {
         bytes += n as u64;
     }
     let crc = checksum.value();
-    intact &= bytes == length;
+    intact &= bytes == length || length == OPEN_END;
     stream.write_all(&pair(bytes, u64::from(crc) | u64::from(intact) << 32))?;
     Ok(Stream {
         seed,
@@ -201,7 +246,8 @@ mod tests {
             to,
             from: None,
             streams: 3,
-            bytes: 200_001,
+            amount: Amount::Bytes(200_001),
+            pause: Duration::ZERO,
             seed: 5,
             patience: PATIENCE,
         })
@@ -210,6 +256,31 @@ mod tests {
         assert_eq!(sent.streams, received.streams);
         assert!(sent.streams.iter().all(|s| s.intact && s.bytes == 200_001));
         assert_ne!(sent.streams[0].crc, sent.streams[1].crc);
+    }
+
+    #[test]
+    fn an_open_ended_transfer_ends_when_the_file_appears() {
+        let listener = listener();
+        let to = listener.local_addr().expect("address");
+        let stop = std::env::temp_dir().join(format!("guest-agent-stop-{}", std::process::id()));
+        let receiver = thread::spawn(move || receive(&listener, 1, PATIENCE));
+        let sending = Sending {
+            to,
+            from: None,
+            streams: 1,
+            amount: Amount::UntilExists(stop.clone()),
+            pause: Duration::from_millis(5),
+            seed: 9,
+            patience: PATIENCE,
+        };
+        let sender = thread::spawn(move || send(sending));
+        thread::sleep(Duration::from_millis(200));
+        std::fs::write(&stop, "").expect("writes");
+        let sent = sender.join().expect("no panic").expect("sends");
+        let received = receiver.join().expect("no panic").expect("receives");
+        std::fs::remove_file(stop).expect("removes");
+        assert!(sent.streams[0].intact && sent.streams[0].bytes > 0);
+        assert_eq!(sent.streams, received.streams);
     }
 
     #[test]
@@ -226,7 +297,7 @@ mod tests {
             }
             stream.write_all(&pair(1, 1000)).expect("writes");
             stream.write_all(&data[cut..]).expect("writes");
-            stream.shutdown(std::net::Shutdown::Write).expect("shuts");
+            stream.shutdown(Shutdown::Write).expect("shuts");
             let report = receiver.join().expect("no panic").expect("receives");
             assert!(!report.streams[0].intact, "damage {damage} cut {cut}");
         }

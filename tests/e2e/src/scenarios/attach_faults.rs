@@ -63,12 +63,12 @@ struct Step {
 fn steps(guest: &Guest) -> Result<Vec<Step>> {
     let most = guest.machine.most_channels();
     guest.set_channels(2, BUDGET)?;
-    guest.host.reset_log()?;
+    guest.host.take_log()?;
     guest.set_channels(most, BUDGET)?;
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     let steps: Vec<Step> = guest
         .host
-        .log()?
+        .take_log()?
         .into_iter()
         .map(|point| {
             let nth = seen.entry(point.clone()).or_default();
@@ -130,7 +130,7 @@ fn fail_one(guest: &Guest, action: Action, step: &Step) -> Result<()> {
     if guest.channels(End::Near)?.current != 2 {
         guest.set_channels(2, BUDGET)?;
     }
-    guest.host.reset_log()?;
+    guest.host.take_log()?;
     guest.host.add_fault(&step.point, step.nth, 1, action)?;
     let count = most.to_string();
     let argv = ["ethtool", "--set-channels", "eth0", "combined", &count];

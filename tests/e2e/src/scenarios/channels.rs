@@ -47,12 +47,12 @@ fn session(guest: &Guest) -> Result<()> {
     shows(guest, most, 1)?;
     traffic.still_runs()?;
 
-    let attaches = guest.host.counters()?.point("nvsp.init");
+    let attaches = guest.host.counters()?.attaches(End::Near)?;
     change(guest, 1)?;
-    let again = guest.host.counters()?.point("nvsp.init");
+    let again = guest.host.counters()?.attaches(End::Near)?;
     ensure!(
         again == attaches,
-        "setting the present count re-attached the device ({attaches} -> {again} NVSP INIT)"
+        "setting the present count re-attached the device ({attaches} -> {again} attaches)"
     );
 
     let above = (most + 1).to_string();
@@ -60,7 +60,7 @@ fn session(guest: &Guest) -> Result<()> {
         refuse(guest, count)?;
         shows(guest, most, 1)?;
     }
-    let untouched = guest.host.counters()?.point("nvsp.init");
+    let untouched = guest.host.counters()?.attaches(End::Near)?;
     ensure!(
         untouched == attaches,
         "a refused count re-attached the device"

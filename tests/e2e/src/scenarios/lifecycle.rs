@@ -53,7 +53,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 fn down_and_up(guest: &Guest) -> Result<()> {
-    let attaches = guest.host.counters()?.point("nvsp.init");
+    let attaches = guest.host.counters()?.attaches(End::Near)?;
     for _ in 0..4 {
         guest.run(&["ip", "link", "set", "eth0", "down"])?;
         ensure!(!guest.carrier(End::Near)?, "eth0 is down and has carrier");
@@ -61,7 +61,7 @@ fn down_and_up(guest: &Guest) -> Result<()> {
         guest.configure(guest.machine.most_channels())?;
         guest.ping_both_ways()?;
     }
-    let again = guest.host.counters()?.point("nvsp.init");
+    let again = guest.host.counters()?.attaches(End::Near)?;
     ensure!(again == attaches, "down and up re-attached the device");
     Ok(())
 }
