@@ -98,6 +98,11 @@ impl ReceiveBuffer {
         self.revoked = true;
     }
 
+    /// Whether the guest took the buffer back.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked
+    }
+
     /// Takes a section for a control message.
     pub fn take_control(&mut self) -> Option<u32> {
         if self.revoked {

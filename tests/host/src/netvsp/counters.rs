@@ -84,6 +84,8 @@ impl NicCounters {
 
     /// Counts lost frames for the guest.
     pub fn drop_rx(&mut self, reason: &'static str, frames: usize) {
-        *self.rx_dropped.entry(reason).or_default() += frames as u64;
+        if frames > 0 {
+            *self.rx_dropped.entry(reason).or_default() += frames as u64;
+        }
     }
 }

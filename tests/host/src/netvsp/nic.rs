@@ -171,22 +171,42 @@ impl Nic {
         }
     }
 
-    /// Writes what waits for room, channel by channel: completions and messages, then control
-    /// messages, then frames.
-    pub fn flush(&mut self) {
+    /// Writes what waits for room in a channel: completions and messages, then control messages,
+    /// then frames.
+    pub fn flush_channel(&mut self, index: u16) {
+        let Some(channel) = self.channels.get_mut(&index) else {
+            return;
+        };
         let mut released = Vec::new();
-        for channel in self.channels.values_mut() {
-            channel.flush_outbox(&mut released);
-        }
+        channel.flush_outbox(&mut released);
         if let Some(send) = &mut self.session.send {
             for section in released {
                 send.release(section);
             }
         }
-        self.flush_control();
-        let indices: Vec<u16> = self.channels.keys().copied().collect();
+        if index == 0 {
+            self.flush_control();
+        }
+        self.flush_frames(index);
+    }
+
+    /// Writes what waits for room in any channel.
+    pub fn flush(&mut self) {
+        let control = !self.session.control.is_empty();
+        let waits = |(index, c): (&u16, &Channel)| {
+            (c.waits_for_room() || (control && *index == 0)).then_some(*index)
+        };
+        let indices: Vec<u16> = self.channels.iter().filter_map(waits).collect();
         for index in indices {
-            self.flush_frames(index);
+            self.flush_channel(index);
+        }
+    }
+
+    /// Drops the frames that wait for the guest: it does not want them any more.
+    pub(super) fn drop_staged(&mut self, reason: &'static str) {
+        for channel in self.channels.values_mut() {
+            self.counters.drop_rx(reason, channel.staged.len());
+            channel.staged.clear();
         }
     }
 

@@ -88,6 +88,9 @@ impl Nic {
             return self.malformed("rndis.filter", format!("filter of {} bytes", info.len()));
         };
         self.session.filter.bits = bits.get();
+        if bits.get() == 0 {
+            self.drop_staged("filter-closed");
+        }
         Ok(())
     }
 

@@ -110,6 +110,7 @@ impl Nic {
             self.session.rndis = RndisState::Halted;
             self.session.filter = Default::default();
             self.session.rss = None;
+            self.drop_staged("filter-closed");
         }
     }
 
@@ -253,7 +254,7 @@ impl Nic {
         let Some(primary) = self.channels.get_mut(&0) else {
             return;
         };
-        if !primary.outbox.is_empty() {
+        if !primary.outbox.is_empty() || self.session.control.is_empty() {
             return;
         }
         let nvsp = rndis_packet(CHANNEL_CONTROL, self.session.message_len());

@@ -116,10 +116,13 @@ impl Nic {
 
     /// Hands the waiting frames of a channel over, as far as there is room.
     pub(super) fn flush_frames(&mut self, index: u16) {
-        let nvsp = rndis_packet(CHANNEL_DATA, self.session.message_len());
         let Some(channel) = self.channels.get_mut(&index) else {
             return;
         };
+        if channel.staged.is_empty() {
+            return;
+        }
+        let nvsp = rndis_packet(CHANNEL_DATA, self.session.message_len());
         while !channel.staged.is_empty() {
             // Completions and messages that wait for room come first.
             if !channel.outbox.is_empty() {

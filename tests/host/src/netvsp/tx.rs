@@ -95,6 +95,14 @@ impl Nic {
             }
             return;
         }
+        if self
+            .session
+            .receive
+            .as_ref()
+            .is_some_and(|r| r.is_revoked())
+        {
+            self.violation("nvsp.order", "RNDIS packet after REVOKE_RECV_BUF");
+        }
         let source = match self.source(index, packet, m) {
             Ok(source) => source,
             Err(error) => {

@@ -172,7 +172,7 @@ impl Worker {
         let indices: Vec<u16> = self.nic.channels.iter().filter_map(active).collect();
         for index in indices {
             let served = self.nic.service(index, SERVICE_BUDGET);
-            self.nic.flush();
+            self.nic.flush_channel(index);
             if let Some(channel) = self.nic.channels.get_mut(&index) {
                 if served < SERVICE_BUDGET && !channel.is_clogged() {
                     channel.sleep();

@@ -6,6 +6,7 @@ use super::guest::*;
 use crate::backend::checksum;
 use crate::backend::frame::{Checksum, Frame, L4};
 use crate::backend::headers::samples::{tcp4, udp4};
+use crate::backend::null::Null;
 use crate::backend::Backend;
 use crate::netvsp::rss::samples::parameters;
 use crate::netvsp::rss::Rss;
@@ -339,4 +340,57 @@ fn injected_frames_arrive() {
     let guest = Guest::running(config(1));
     guest.handle.inject(Frame::new(frame_to_guest(99)));
     assert_eq!(take(&guest, 0)[0].0, frame_to_guest(99));
+}
+
+#[test]
+fn closing_the_filter_drops_what_waits() {
+    let mut guest = Guest::running(config(1));
+    for _ in 0..DATA_SECTIONS + 100 {
+        wire(&mut guest, Frame::new(frame_to_guest(60)));
+    }
+    let mut held = Vec::new();
+    let mut frames = 0;
+    while frames < DATA_SECTIONS {
+        let packet = guest.receive(0);
+        frames += guest.ranges(&packet).len();
+        held.push(packet.transaction_id);
+    }
+    assert_eq!(guest.set(0x1010e, &word(0)), 0);
+    for id in held {
+        guest.complete(0, id, 1);
+    }
+    guest.expect_silence(0);
+    let report = guest.report();
+    assert_eq!(report["counters"]["rx_dropped"]["filter-closed"], 100);
+    assert_eq!(report["counters"]["rx_packets"], DATA_SECTIONS);
+    guest.assert_clean();
+}
+
+#[test]
+fn capture_holds_the_frames_of_both_directions() {
+    let path = std::env::temp_dir().join(format!("hvhost-capture-{}.pcap", std::process::id()));
+    let mut guest = Guest::running(NicConfig {
+        pcap: Some(path.clone()),
+        ..config(1)
+    });
+    wire(&mut guest, Frame::new(frame_to_guest(60)));
+    take(&guest, 0);
+    let id = guest.send_section(0, 0, &packet_message(&[(6, 5 << 4)], &frame(100)));
+    assert_eq!(guest.completion(0, id), 1);
+    let _ = guest.report();
+    let file = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(file.len(), 24 + 16 + 60 + 16 + 104);
+    assert_eq!(file[40..100], frame_to_guest(60));
+    assert_eq!(file[128..132], [0x81, 0, 0, 5]);
+}
+
+#[test]
+fn capture_that_cannot_be_written_is_named() {
+    let config = NicConfig {
+        pcap: Some("/nonexistent/a.pcap".into()),
+        ..config(1)
+    };
+    let error = crate::netvsp::Netvsp::new(config, Box::new(Null::default())).err();
+    assert!(error.unwrap().to_string().contains("/nonexistent/a.pcap"));
 }

@@ -92,6 +92,11 @@ fn buffers() {
     }
     expect("nvsp.buffer-id", running(), |g| g.tell(&nvsp(&[103, 1])));
     expect("nvsp.order", configured(), |g| g.tell(&nvsp(&[106, 0])));
+    expect("nvsp.order", running(), |g| {
+        g.tell(&nvsp(&[103, 0xcafe]));
+        let id = g.send_section(0, 0, &packet_message(&[], &frame(60)));
+        assert_eq!(g.completion(0, id), 1);
+    });
 }
 
 #[test]
