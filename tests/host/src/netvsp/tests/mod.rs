@@ -9,5 +9,6 @@ mod guest;
 pub mod memory;
 mod receive;
 mod recorded;
+mod storm;
 mod transmit;
 mod violations;
