@@ -25,11 +25,21 @@ debian_mirror() {
 	printf '%s\n' "$mirror"
 }
 
-# debian_sources: the lines of a sources.list for the suite (a backports suite needs its base too).
+# base_suite: the suite that $SUITE only adds to, or $SUITE itself.
+base_suite() {
+	case $SUITE in
+	experimental) printf 'sid\n' ;;
+	*-backports) printf '%s\n' "${SUITE%-backports}" ;;
+	*) printf '%s\n' "$SUITE" ;;
+	esac
+}
+
+# debian_sources: the lines of a sources.list for the suite and its base.
 debian_sources() {
-	local mirror suite
+	local mirror base suite
 	mirror=$(debian_mirror)
-	for suite in ${SUITE%-backports} $SUITE; do
+	base=$(base_suite)
+	for suite in "$base" "$SUITE"; do
 		printf 'deb [signed-by=%s] %s %s main\n' "$KEYRING" "$mirror" "$suite"
 	done | sort -u
 }
