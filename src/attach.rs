@@ -47,6 +47,7 @@ struct Parts {
 
 impl Attachment {
     /// Brings the device up on `channel`. On failure the channel comes back, closed, unless it is lost.
+    #[inline(never)]
     pub(crate) fn new(
         dev: &Device<Adapter>,
         config: &Config<'_>,
@@ -99,7 +100,7 @@ impl Attachment {
     pub(crate) fn data_path(&self) -> Result<DataPath> {
         let mut queues = KVec::with_capacity(self.parts.queues.len(), GFP_KERNEL)?;
         for queue in &self.parts.queues {
-            queues.push(queue.napi().clone(), GFP_KERNEL)?;
+            queues.push_within_capacity(queue.napi().clone())?;
         }
         DataPath::new(queues, &self.negotiated)
     }
@@ -137,6 +138,7 @@ impl Attachment {
 
 impl Parts {
     /// Opens the primary channel.
+    #[inline(never)]
     fn open(
         dev: &Device<Adapter>,
         config: &Config<'_>,
@@ -162,6 +164,7 @@ impl Parts {
         })
     }
 
+    #[inline(never)]
     fn bring_up(
         &mut self,
         dev: &Device<Adapter>,
@@ -202,6 +205,7 @@ impl Parts {
     }
 
     /// What remains when the state machine is done: cutting the send buffer into sections.
+    #[inline(never)]
     fn complete(&mut self, config: &Config<'_>, negotiated: &Negotiated) -> Result {
         let buffer = self.unsectioned.take().ok_or(EIO)?;
         let area = SendArea::new(
@@ -335,9 +339,9 @@ fn open_queue(
     }
     // The interrupt may have come before the poll could find the channel.
     queue.napi().schedule();
-    // Within the capacity of 64, so it does not allocate.
+    // There is room: the capacity is 64, and so is the number of channels.
     queues
-        .push(queue, GFP_KERNEL)
+        .push_within_capacity(queue)
         .map_err(|error| (None, error.into()))
 }
 
@@ -416,13 +420,14 @@ impl Setup<'_> {
             ));
         }
         let mut open = 0u16;
-        let mut channels = KVec::new();
+        let mut channels = KVec::with_capacity(count.into(), GFP_KERNEL).unwrap_or_default();
         for channel in self.subchannels.take() {
-            if channels.push(channel, GFP_KERNEL).is_err() {
+            // No more than were asked for.
+            if channels.push_within_capacity(channel).is_err() {
                 break;
             }
         }
-        for (channel, index) in channels.into_iter().take(count.into()).zip(1u16..) {
+        for (index, channel) in (1..=count).zip(channels) {
             if let Err(error) = self.open_subchannel(index, channel) {
                 self.dev
                     .say_err(format_args!("sub-channel {index} does not open: {error:?}"));

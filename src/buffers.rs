@@ -53,7 +53,7 @@ impl SendArea {
         let lines = lines_needed(count, queues);
         let mut storage = KVec::with_capacity(lines, GFP_KERNEL)?;
         for _ in 0..lines {
-            storage.push(SectionLine::default(), GFP_KERNEL)?;
+            storage.push_within_capacity(SectionLine::default())?;
         }
         Sections::new(storage, count, queues).ok_or(EINVAL)
     }

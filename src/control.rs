@@ -109,9 +109,15 @@ impl Buffers {
 
     /// The host may still read the page: later messages get another.
     pub(crate) fn withhold_page(&mut self) -> Result {
-        self.withheld.reserve(1, GFP_KERNEL)?;
+        // A new list: to grow the old one is arithmetic that may panic.
+        let room = self.withheld.len().saturating_add(1);
+        let mut withheld = KVec::with_capacity(room, GFP_KERNEL)?;
         let page = core::mem::replace(&mut self.page, HostPages::new(1)?);
-        self.withheld.push(page, GFP_KERNEL)?;
+        for earlier in core::mem::take(&mut self.withheld) {
+            withheld.push_within_capacity(earlier)?;
+        }
+        withheld.push_within_capacity(page)?;
+        self.withheld = withheld;
         Ok(())
     }
 }

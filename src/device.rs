@@ -110,7 +110,7 @@ impl Adapter {
             stats: {
                 let mut stats = KVec::with_capacity(MAX_CHANNELS.into(), GFP_KERNEL)?;
                 for _ in 0..MAX_CHANNELS {
-                    stats.push(QueueStats::default(), GFP_KERNEL)?;
+                    stats.push_within_capacity(QueueStats::default())?;
                 }
                 stats
             },

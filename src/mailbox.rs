@@ -32,7 +32,7 @@ struct Slot {
 }
 
 struct Inbox {
-    slots: KVec<Slot>,
+    slots: KBox<[Slot; SLOTS]>,
     first: usize,
     used: usize,
     open: bool,
@@ -61,17 +61,17 @@ impl Mailbox {
         })
     }
 
-    fn slots() -> Result<KVec<Slot>> {
-        let mut slots = KVec::with_capacity(SLOTS, GFP_KERNEL)?;
-        for _ in 0..SLOTS {
-            let empty = Slot {
-                mail: Mail::Rndis,
-                len: 0,
-                bytes: [0; MAX_MESSAGE],
-            };
-            slots.push(empty, GFP_KERNEL)?;
-        }
-        Ok(slots)
+    fn slots() -> Result<KBox<[Slot; SLOTS]>> {
+        KBox::init(
+            pin_init::init_array_from_fn(|_| {
+                init!(Slot {
+                    mail: Mail::Rndis,
+                    len: 0,
+                    bytes <- pin_init::init_zeroed(),
+                })
+            }),
+            GFP_KERNEL,
+        )
     }
 
     /// An operation begins: forgets what lies here and takes messages from now on.

@@ -48,7 +48,8 @@ impl Control {
         }
     }
 
-    /// Attaches with the current settings.
+    /// Attaches with the current settings. Apart from its callers: it needs a good part of a kernel stack.
+    #[inline(never)]
     pub(crate) fn attach(
         &mut self,
         dev: &Device<Adapter>,
@@ -146,6 +147,7 @@ impl Control {
     }
 
     /// From attached to running: replays what the user had set, then opens the packet paths.
+    #[inline(never)]
     fn start(
         &mut self,
         dev: &Device<Adapter>,

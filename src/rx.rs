@@ -52,7 +52,7 @@ impl RxState {
     pub(crate) fn new() -> Result<Self> {
         let mut storage = KVec::with_capacity(MAX_OWED, GFP_KERNEL)?;
         for _ in 0..MAX_OWED {
-            storage.push(RxCompletion::default(), GFP_KERNEL)?;
+            storage.push_within_capacity(RxCompletion::default())?;
         }
         Ok(Self {
             owed: RxCompletions::new(storage),
@@ -293,7 +293,9 @@ impl Rx<'_> {
         Some(())
     }
 
-    /// A control message: an answer goes to whoever waits for it, an indication is acted on.
+    /// A control message: an answer goes to whoever waits for it, an indication is acted on. Rare, and kept
+    /// apart so that the path of frames needs little stack.
+    #[inline(never)]
     fn control(&self, area: &ReceiveArea, range: CheckedRange, message_type: u32) -> Option<()> {
         let offset = range.offset() as usize;
         if message_type == kind::INDICATE {
@@ -342,7 +344,8 @@ impl Rx<'_> {
         }
     }
 
-    /// The host tells something in-band.
+    /// The host tells something in-band. Rare, see [`Rx::control`].
+    #[inline(never)]
     fn notice(&self, packet: &Packet<'_>) {
         let shared = &self.queue.shared;
         let notice = shared

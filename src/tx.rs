@@ -329,9 +329,10 @@ impl<'a> Tx<'a> {
         prepared: &TxPrepared,
         header: &[u8],
     ) -> Result<(), Unsent> {
-        let Ok(pieces) = Pieces::of(&skb) else {
+        let mut pieces = Pieces::new();
+        if pieces.find(&skb).is_err() {
             return Err(self.dropped(E2BIG));
-        };
+        }
         let sent = Sent {
             skb: Some(skb),
             section: None,

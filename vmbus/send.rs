@@ -129,8 +129,12 @@ impl<H: Interrupt> OpenChannel<H> {
     fn payload_len(&self, header: usize, payload: &[u8]) -> Result<u32, SendError> {
         // SAFETY: The channel is open; its geometry does not change.
         let ring = unsafe { (*self.as_raw()).outbound.ring_datasize } as usize;
-        let whole = header.saturating_add(payload.len()).next_multiple_of(8);
-        if whole / 8 > usize::from(u16::MAX) || whole.saturating_add(TRAILER_LEN) >= ring {
+        let whole = header
+            .saturating_add(payload.len())
+            .checked_next_multiple_of(8)
+            .filter(|whole| whole / 8 <= usize::from(u16::MAX))
+            .ok_or(SendError::Invalid)?;
+        if whole.saturating_add(TRAILER_LEN) >= ring {
             return Err(SendError::Invalid);
         }
         u32::try_from(payload.len()).map_err(|_| SendError::Invalid)

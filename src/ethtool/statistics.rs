@@ -126,9 +126,10 @@ fn present_cpus() -> impl Iterator<Item = u32> {
 pub(super) fn count(dev: &Device<Adapter>) -> usize {
     const PER_QUEUE: usize = TX_QUEUE.len() + RX_QUEUE.len();
     const FIXED: usize = TOTALS.len() + VF.len() + OURS.len();
+    let cpus = present_cpus().fold(0usize, |cpus, _| cpus.wrapping_add(1));
     FIXED
         .wrapping_add(channels(dev).wrapping_mul(PER_QUEUE))
-        .wrapping_add(present_cpus().count().wrapping_mul(CPU.len()))
+        .wrapping_add(cpus.wrapping_mul(CPU.len()))
 }
 
 /// Their names.

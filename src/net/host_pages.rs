@@ -28,10 +28,8 @@ impl HostPages {
     pub(crate) fn new(count: usize) -> Result<Self> {
         let mut pages = KVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
-            pages.push(
-                KBox::init(pin_init::init_zeroed::<HostPage>(), GFP_KERNEL)?,
-                GFP_KERNEL,
-            )?;
+            let page = KBox::init(pin_init::init_zeroed::<HostPage>(), GFP_KERNEL)?;
+            pages.push_within_capacity(page)?;
         }
         Ok(Self { pages })
     }

@@ -40,7 +40,7 @@ impl InFlight {
     pub(crate) fn new(slots: usize) -> Result<Self> {
         let mut storage = KVec::with_capacity(slots, GFP_KERNEL)?;
         for _ in 0..slots {
-            storage.push(Slot::default(), GFP_KERNEL)?;
+            storage.push_within_capacity(Slot::default())?;
         }
         // INVARIANT: Empty.
         Ok(Self {

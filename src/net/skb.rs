@@ -180,19 +180,24 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    /// The pieces of `skb`.
+    /// None yet.
     #[inline]
-    pub(crate) fn of(skb: &SkBuff) -> Result<Self> {
-        let mut this = Self {
+    pub(crate) const fn new() -> Self {
+        Self {
             pieces: [bindings::netvsc_tx_piece { address: 0, len: 0 }; MAX_PIECES],
             count: 0,
-        };
+        }
+    }
+
+    /// Becomes the pieces of `skb`. In place: returned by value they would be on the stack twice.
+    #[inline]
+    pub(crate) fn find(&mut self, skb: &SkBuff) -> Result {
         // SAFETY: `skb` is valid, `pieces` is writable for `MAX_PIECES` elements.
         let count = unsafe {
-            bindings::netvsc_tx_pieces(skb.0.as_ptr(), this.pieces.as_mut_ptr(), MAX_PIECES as u32)
+            bindings::netvsc_tx_pieces(skb.0.as_ptr(), self.pieces.as_mut_ptr(), MAX_PIECES as u32)
         };
-        this.count = usize::try_from(count).map_err(|_| Error::from_errno(count))?;
-        Ok(this)
+        self.count = usize::try_from(count).map_err(|_| Error::from_errno(count))?;
+        Ok(())
     }
 
     /// Physical address and bytes of each piece.
