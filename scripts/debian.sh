@@ -13,15 +13,30 @@ APT=$CACHE/apt-$SUITE
 DEBS=$APT/cache/archives
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
+# mirror_of_machine: the first Debian mirror that the machine's own apt knows; empty if it knows none.
+mirror_of_machine() {
+	# shellcheck disable=SC2016  # the dollars are apt's
+	apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(LABEL) $(REPO_URI)' 2>/dev/null |
+		awk '$1 == "Packages" && $2 == "Debian" && $3 == "Debian" { print $4; exit }' || true
+}
+
+# update_machine: the machine's own 'apt-get update'; a fresh machine may never have had one.
+update_machine() {
+	mkdir -p "$CACHE/logs"
+	say "reading the machine's own package index"
+	as_root apt-get -q update >"$CACHE/logs/apt-update-machine" 2>&1 </dev/null ||
+		say "'apt-get update' failed: see $CACHE/logs/apt-update-machine"
+}
+
 # debian_mirror: the base address to fetch from.
 debian_mirror() {
 	local mirror=${HV_NETVSC_MIRROR:-}
+	[ -n "$mirror" ] || mirror=$(mirror_of_machine)
 	if [ -z "$mirror" ]; then
-		# shellcheck disable=SC2016  # the dollars are apt's
-		mirror=$(apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(LABEL) $(REPO_URI)' 2>/dev/null |
-			awk '$1 == "Packages" && $2 == "Debian" && $3 == "Debian" { print $4; exit }')
+		update_machine
+		mirror=$(mirror_of_machine)
 	fi
-	[ -n "$mirror" ] || die "no Debian mirror in the machine's apt sources (run 'apt-get update' once, or set HV_NETVSC_MIRROR)"
+	[ -n "$mirror" ] || die "no Debian mirror in the machine's apt sources: set HV_NETVSC_MIRROR"
 	printf '%s\n' "$mirror"
 }
 
@@ -52,6 +67,7 @@ apt_here() {
 # apt_update: make or refresh the private apt state. An expired index is accepted (mirrors may lag),
 # an unsigned one is not.
 apt_update() {
+	command -v apt-get >/dev/null || die "no apt-get: these scripts need Debian 12 or newer, or a derivative"
 	[ -r "$KEYRING" ] || die "$KEYRING is missing: apt-get install debian-archive-keyring"
 	mkdir -p "$APT/lists/partial" "$DEBS/partial" "$CACHE/logs"
 	debian_sources >"$APT/sources.list"
