@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest_agent::frame::{Decoder, Frame, Kind};
-use guest_agent::protocol::{Command, Outcome, Request, Response};
+use guest_agent::protocol::{Bytes, Command, Outcome, Request, Response};
 use guest_agent::server::HELLO;
 
 /// Why a request has no answer.
@@ -187,6 +187,20 @@ impl Agent {
         };
         match self.call(&request, Duration::from_secs(60))? {
             Response::Data { data } => Ok(data.0),
+            other => Err(unexpected(&request, &other)),
+        }
+    }
+
+    /// Makes a small file.
+    pub fn write(&self, path: &str, contents: &[u8]) -> Result<(), AgentError> {
+        let request = Request::Write {
+            path: path.into(),
+            offset: 0,
+            mode: 0o644,
+            data: Bytes(contents.to_vec()),
+        };
+        match self.call(&request, Duration::from_secs(60))? {
+            Response::Done => Ok(()),
             other => Err(unexpected(&request, &other)),
         }
     }
@@ -406,7 +420,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("e2e-agent-{}", std::process::id()));
         let path = path.to_str().expect("utf-8");
         let contents: Vec<u8> = (0..5000u32).map(|i| (i * 7) as u8).collect();
-        std::fs::write(path, &contents).expect("writes");
+        agent.write(path, &contents).expect("writes");
         assert_eq!(agent.read(path, 0, 10_000).expect("reads"), contents);
         std::fs::remove_file(path).expect("removes");
         let job = agent.spawn(shell("sleep 60")).expect("spawns");

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
+use serde_json::Value;
 
 use crate::agent::{Agent, Job};
 use crate::artifacts::{required, Acceleration, Artifacts};
@@ -117,6 +118,8 @@ impl Bench {
             .agent
             .wait_ready(BOOT, || session.alive())
             .with_context(|| format!("the guest ({machine}) does not boot"))?;
+        session.guest.install_scripts()?;
+        session.guest.no_kernel_report().context("while booting")?;
         Ok(session)
     }
 
@@ -309,7 +312,9 @@ impl Session<'_> {
     pub fn diagnosis(&self) -> String {
         let console = std::fs::read(self.bench.console()).unwrap_or_default();
         let counters = match self.guest.host.counters() {
-            Ok(counters) => serde_json::to_string_pretty(&counters.0).unwrap_or_default(),
+            Ok(counters) => {
+                serde_json::to_string_pretty(&without_zeros(counters.0)).unwrap_or_default()
+            }
             Err(e) => format!("{e:#}"),
         };
         format!(
@@ -354,6 +359,26 @@ fn connect(path: &Path) -> Result<UnixStream> {
     }
 }
 
+/// Counters that are zero say nothing.
+fn without_zeros(value: Value) -> Value {
+    let says_nothing = |v: &Value| match v {
+        Value::Null => true,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::String(_) => false,
+    };
+    match value {
+        Value::Object(map) => map
+            .into_iter()
+            .map(|(name, v)| (name, without_zeros(v)))
+            .filter(|(_, v)| !says_nothing(v))
+            .collect(),
+        Value::Array(list) => list.into_iter().map(without_zeros).collect(),
+        other => other,
+    }
+}
+
 fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
@@ -387,6 +412,12 @@ mod tests {
             },
         );
         assert!(limited.ends_with(&["--vmbus-version".into(), "5.0".into()]));
+    }
+
+    #[test]
+    fn zeros_are_left_out() {
+        let value = serde_json::json!({"a": 0, "b": {"c": 0, "d": 1}, "e": [], "f": {"g": null}});
+        assert_eq!(without_zeros(value), serde_json::json!({"b": {"d": 1}}));
     }
 
     #[test]

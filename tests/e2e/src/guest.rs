@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::agent::{Agent, Job};
 use crate::ethtool::{self, Channels};
 use crate::host::Host;
-use crate::kernel_log::KernelLog;
+use crate::kernel_log;
 use crate::scenario::{Driver, Machine};
 
 /// Time for a command that should take no time.
@@ -98,7 +98,6 @@ pub struct Guest {
     pub machine: Machine,
     /// Which driver is under test; [`Guest::load`] inserts it.
     pub driver: std::cell::Cell<Driver>,
-    log: KernelLog,
 }
 
 impl Guest {
@@ -109,17 +108,26 @@ impl Guest {
             host,
             machine,
             driver: driver.into(),
-            log: KernelLog::default(),
         }
     }
 
     /// Runs a command at an end of the wire; any exit code is an answer, hanging is not.
     pub fn try_at(&self, end: End, argv: &[&str], limit: Duration) -> Result<Outcome> {
         let command = command(end, argv);
+        let began = Instant::now();
         let outcome = self
             .agent
             .run(command, limit)
             .with_context(|| argv.join(" "))?;
+        if std::env::var_os("E2E_TRACE").is_some() {
+            eprintln!(
+                "      {:6.2?} (in the guest {} ms, {} bytes) {}",
+                began.elapsed(),
+                outcome.elapsed_ms,
+                outcome.stdout.len() + outcome.stderr.len(),
+                argv.join(" ").chars().take(80).collect::<String>()
+            );
+        }
         if outcome.timed_out {
             let how = if outcome.stuck {
                 "hangs in the kernel"
@@ -186,26 +194,33 @@ impl Guest {
         Ok(())
     }
 
-    /// Whether a driver of the NIC is loaded.
-    pub fn loaded(&self) -> Result<bool> {
-        let argv = ["test", "-d", "/sys/module/hv_netvsc/drivers"];
-        Ok(self.try_at(End::Near, &argv, SHORT)?.success())
-    }
-
     /// Gives both ends names, addresses and carrier, and waits until `near` channels are open at the
     /// near end and all at the other.
     pub fn configure(&self, near: u32) -> Result<()> {
-        let script = CONFIGURE
+        let near = near.to_string();
+        let peer = self.machine.most_channels().to_string();
+        let argv = ["sh", CONFIGURE_PATH, &near, &peer];
+        self.at(End::Near, &argv, SHORT * 2)
+            .context("configuring the two NICs")
+            .map(drop)
+    }
+
+    /// Puts the scripts that every scenario uses into the guest: its line is too slow to carry them
+    /// each time.
+    pub fn install_scripts(&self) -> Result<()> {
+        let configure = CONFIGURE
             .replace("@NEAR_MAC@", End::Near.mac())
             .replace("@PEER_MAC@", End::Peer.mac());
-        self.shell(&script, SHORT)
-            .context("configuring the two NICs")?;
-        for (end, expected) in [(End::Near, near), (End::Peer, self.machine.most_channels())] {
-            self.wait_until(&format!("{expected} channels at {end:?}"), SHORT, || {
-                Ok(self.channels(end)?.current == expected && self.carrier(end)?)
-            })?;
-        }
+        self.agent.write(CONFIGURE_PATH, configure.as_bytes())?;
+        self.agent
+            .write(CHECK_PATH, kernel_log::script().as_bytes())?;
         Ok(())
+    }
+
+    /// Forgets the kernel's messages so far; whether the driver is loaded.
+    pub fn begin(&self) -> Result<bool> {
+        let script = ": >/tmp/kernel-log; [ ! -d /sys/module/hv_netvsc/drivers ] || echo y";
+        Ok(self.shell(script, SHORT)?.trim() == "y")
     }
 
     /// Asks until the answer is yes, at most `limit`.
@@ -270,22 +285,24 @@ impl Guest {
         Ok(())
     }
 
-    /// The kernel's messages since the last call, and all of this scenario so far.
-    pub fn kernel_log(&self) -> Result<String> {
-        // `dmesg -c` prints and forgets: each message crosses the slow line once.
-        let new = self.run(&["dmesg", "-c"])?;
-        Ok(self.log.add(&new))
+    /// The kernel's messages of this scenario that match an extended regular expression.
+    pub fn kernel_messages(&self, pattern: &str) -> Result<Vec<String>> {
+        self.no_kernel_report()?;
+        let text = self.shell(
+            &format!("grep -E '{pattern}' /tmp/kernel-log || true"),
+            SHORT,
+        )?;
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// Forgets the kernel's messages of this scenario: the next one begins.
-    pub fn forget_kernel_log(&self) {
-        self.log.clear();
+    pub fn forget_kernel_log(&self) -> Result<()> {
+        self.shell(": >/tmp/kernel-log", SHORT).map(drop)
     }
 
-    /// Nothing in the kernel's messages is a report of a defect.
+    /// Nothing in the kernel's new messages is a report of a defect.
     pub fn no_kernel_report(&self) -> Result<()> {
-        self.kernel_log()?;
-        self.log.no_report()
+        kernel_log::check(&self.run(&["sh", CHECK_PATH])?)
     }
 }
 
@@ -326,29 +343,58 @@ fn succeed(argv: &[&str], outcome: Outcome) -> Result<String> {
     )
 }
 
-/// Names by address, not by order of arrival: two NICs may be probed in either order.
-const CONFIGURE: &str = r#"
-by_mac() {
-    for path in /sys/class/net/*; do
-        [ "$(cat "$path/address")" = "$1" ] && { echo "${path##*/}"; return; }
-    done
-    echo "no interface has the address $1" >&2
-    return 1
-}
+const CONFIGURE_PATH: &str = "/tmp/configure";
+const CHECK_PATH: &str = "/tmp/check";
+
+/// Names by address, not by order of arrival: two NICs may be probed in either order. Few processes
+/// are started, because each costs a tenth of a second where everything is emulated twice.
+const CONFIGURE: &str = r#"set -e
+wanted="$1 $2 1"
+near= peer=
+for path in /sys/class/net/*; do
+    read -r mac <$path/address || continue
+    case $mac in
+    @NEAR_MAC@) near=${path##*/} ;;
+    @PEER_MAC@) peer=${path##*/} ;;
+    esac
+done
 [ -e /run/netns/peer ] || ip netns add peer
-if ! ip -n peer link show dev eth1 >/dev/null 2>&1; then
-    peer=$(by_mac @PEER_MAC@)
-    [ "$peer" = eth1 ] || ip link set "$peer" name spare0
-    ip link set "$(by_mac @PEER_MAC@)" netns peer name eth1
+if [ -n "$peer" ]; then
+    # Its new name may be in use here by the other one.
+    ip link set "$peer" netns peer name eth1
 fi
-near=$(by_mac @NEAR_MAC@)
-[ "$near" = eth0 ] || ip link set "$near" down name eth0
-ip address replace 10.0.0.1/24 dev eth0
-ip address replace fd00::1/64 dev eth0 nodad
-ip link set eth0 up
-ip -n peer address replace 10.0.0.2/24 dev eth1
-ip -n peer address replace fd00::2/64 dev eth1 nodad
-ip -n peer link set lo up
-ip -n peer link set eth1 up
-ip link set lo up
+if [ "${near:-eth0}" != eth0 ]; then
+    ip link set "$near" down name eth0
+fi
+ip -batch - <<END
+address replace 10.0.0.1/24 dev eth0
+address replace fd00::1/64 dev eth0 nodad
+link set eth0 up
+END
+ip -n peer -batch - <<END
+address replace 10.0.0.2/24 dev eth1
+address replace fd00::2/64 dev eth1 nodad
+link set lo up
+link set eth1 up
+END
+# Sub-channels open in the background.
+current() {
+    "$@" | { current=0; while read -r name value; do case $name in Combined:) current=$value ;; esac; done; echo "$current"; }
+}
+for try in $(seq 100); do
+    near=$(current ethtool -l eth0)
+    peer=$(current ip netns exec peer ethtool -l eth1)
+    read -r carrier </sys/class/net/eth0/carrier || carrier=0
+    [ "$near $peer $carrier" = "$wanted" ] && break
+    sleep 0.1
+done
+[ "$near $peer $carrier" = "$wanted" ] || {
+    echo "channels of eth0, of eth1, carrier: $near $peer $carrier, expected $wanted" >&2
+    exit 1
+}
+for try in 1 2 3; do
+    ping -c1 -W5 -q 10.0.0.2 >/dev/null && exit
+done
+echo "10.0.0.2 does not answer a ping" >&2
+exit 1
 "#;

@@ -14,7 +14,7 @@ use anyhow::{ensure, Context, Result};
 use crate::artifacts::{Acceleration, Artifacts};
 use crate::bench::{Bench, Session};
 use crate::fault::Infrastructure;
-use crate::guest::{End, Guest};
+use crate::guest::Guest;
 use crate::report::{Report, Verdict};
 use crate::scenario::{Item, Kernel, Machine};
 
@@ -178,21 +178,16 @@ fn run_one(session: &Session<'_>, item: Item) -> Result<()> {
 /// Brings the guest into the state every scenario starts from.
 fn prepare(guest: &Guest, item: Item) -> Result<()> {
     guest.host.clear_faults()?;
-    if guest.driver.get() != item.driver && guest.loaded()? {
+    let mut loaded = guest.begin()?;
+    if loaded && guest.driver.get() != item.driver {
         guest.unload()?;
+        loaded = false;
     }
     guest.driver.set(item.driver);
-    guest.no_kernel_report().context("before the scenario")?;
-    guest.forget_kernel_log();
-    if !guest.loaded()? {
+    if !loaded {
         guest.load()?;
     }
     guest.configure(item.scenario.machine.most_channels())?;
-    guest.at(
-        End::Near,
-        &["ping", "-c1", "-W10", "-q", End::Peer.v4()],
-        crate::guest::SHORT,
-    )?;
     guest.host.clear_violations()
 }
 
