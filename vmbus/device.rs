@@ -77,6 +77,7 @@ impl Device<device::Core<'_>> {
     }
 }
 
+// SAFETY: The context is a marker in the type only: `Device` is laid out alike in all of them.
 kernel::impl_device_context_deref!(unsafe { Device });
 kernel::impl_device_context_into_aref!(Device);
 
