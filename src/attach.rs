@@ -23,6 +23,8 @@ use kernel::{prelude::*, sync::Arc, time::Msecs};
 
 /// Time that an attach has for all its waits together.
 pub(crate) const ATTACH_MS: Msecs = 10_000;
+/// Of that, what the arrival of sub-channels may take.
+const SUBCHANNELS_MS: Msecs = 4_000;
 /// Time that a detach waits for what is in flight.
 const DRAIN_MS: Msecs = 1_000;
 
@@ -67,6 +69,10 @@ impl Attachment {
         let result = parts.bring_up(dev, config, &mut bringup, deadline);
         let negotiated = bringup.negotiated().clone();
         parts.established = *bringup.established();
+        if bringup.buffer_in_flight() && parts.buffers.withhold_page().is_err() {
+            // There is no page to write HALT to: the host hears of the end when the channel closes.
+            parts.established.rndis = false;
+        }
         let mut ids = KBox::into_inner(bringup).into_ids();
         match result.and_then(|()| parts.complete(config, &negotiated)) {
             Ok(()) => Ok(Self {
@@ -199,7 +205,7 @@ impl Parts {
             setup.perform(action)
         });
         result.map_err(|error| {
-            dev.say_err(format_args!("attach failed: {error}"));
+            Adapter::say_err(dev, format_args!("attach failed: {error}"));
             errno(&error)
         })
     }
@@ -329,7 +335,6 @@ fn open_queue(
         Ok(prepared) => prepared,
         Err(error) => return Err((Some(channel), error)),
     };
-    queue.enable();
     let opened = channel.open(&Settings::open_config(), queue.napi().clone());
     let open = opened.map_err(|(channel, error)| (Some(channel), error))?;
     // A new queue's slot is empty.
@@ -337,7 +342,9 @@ fn open_queue(
         drop(occupied);
         return Err((None, EBUSY));
     }
-    // The interrupt may have come before the poll could find the channel.
+    // Only now may the poll run: while the channel is being opened its ring is not there yet. Interrupts
+    // that came since are made up for.
+    queue.enable();
     queue.napi().schedule();
     // There is room: the capacity is 64, and so is the number of channels.
     queues
@@ -362,7 +369,10 @@ fn forget_packets(dev: &Device<Adapter>, queue: &Napi<Queue>) {
 
 fn unshare(dev: &Device<Adapter>, buffer: Option<SharedBuffer>) {
     if let Some(Err(error)) = buffer.map(SharedBuffer::teardown) {
-        dev.say_err(format_args!("buffer not returned by the host: {error:?}"));
+        Adapter::say_err(
+            dev,
+            format_args!("buffer not returned by the host: {error:?}"),
+        );
     }
 }
 
@@ -413,11 +423,13 @@ impl Setup<'_> {
 
     /// Opens sub-channels as they arrive; returns how many are open.
     fn open_subchannels(&mut self, count: u16) -> u16 {
-        let arrived = self.subchannels.wait(count, self.deadline);
+        let deadline = Deadline::after(SUBCHANNELS_MS).min(self.deadline);
+        let arrived = self.subchannels.wait(count, deadline);
         if arrived < count {
-            self.dev.say_err(format_args!(
-                "{arrived} of {count} sub-channels arrived in time"
-            ));
+            Adapter::say_err(
+                self.dev,
+                format_args!("{arrived} of {count} sub-channels arrived in time"),
+            );
         }
         let mut open = 0u16;
         let mut channels = KVec::with_capacity(count.into(), GFP_KERNEL).unwrap_or_default();
@@ -429,8 +441,8 @@ impl Setup<'_> {
         }
         for (index, channel) in (1..=count).zip(channels) {
             if let Err(error) = self.open_subchannel(index, channel) {
-                self.dev
-                    .say_err(format_args!("sub-channel {index} does not open: {error:?}"));
+                let text = format_args!("sub-channel {index} does not open: {error:?}");
+                Adapter::say_err(self.dev, text);
                 break;
             }
             open = index;

@@ -5,7 +5,7 @@
 use crate::attach::Attachment;
 use crate::link::LinkState;
 use crate::net::{
-    Config, Device, Napi, Operations, Published, Registration, Rtnl, SkBuff, SoftIrq, Stats64,
+    cpu, Config, Device, Napi, Operations, Published, Registration, Rtnl, SkBuff, SoftIrq, Stats64,
     TxQueueGuard, TxVerdict, UniqueDevice,
 };
 use crate::params;
@@ -33,6 +33,11 @@ const MIN_MTU: u32 = 68;
 const MAX_MTU: u32 = 65521;
 /// The MTU of a new interface, and the largest of older hosts.
 const ETHERNET_MTU: u32 = 1500;
+
+/// Work of the device: the link has changed.
+pub(crate) const LINK: usize = 1;
+/// Work of the device: tell the peers where we are.
+pub(crate) const ANNOUNCE: usize = 2;
 
 /// What the packet paths need, while the device is attached.
 pub(crate) struct DataPath {
@@ -95,6 +100,8 @@ pub(crate) struct Adapter {
     pub(crate) link: LinkState,
     message_level: AtomicU32,
     stats: KVec<QueueStats>,
+    /// CPUs that were present at probe: the statistics that `ethtool` shows.
+    cpus: KVec<u32>,
     /// Settings, and what is attached.
     #[pin]
     pub(crate) control: Mutex<Control>,
@@ -114,6 +121,14 @@ impl Adapter {
                 }
                 stats
             },
+            cpus: {
+                let present = || (0..cpu::id_limit()).filter(|cpu| cpu::is_present(*cpu));
+                let mut cpus = KVec::with_capacity(present().count(), GFP_KERNEL)?;
+                for cpu in present() {
+                    cpus.push(cpu, GFP_KERNEL)?;
+                }
+                cpus
+            },
             control <- new_mutex!(Control::new(Settings::new(ETHERNET_MTU), channel)),
         })
     }
@@ -129,6 +144,11 @@ impl Adapter {
         self.stats.iter()
     }
 
+    /// CPUs to show statistics of.
+    pub(crate) fn cpus(&self) -> &[u32] {
+        &self.cpus
+    }
+
     /// `ethtool -s msglvl`.
     pub(crate) fn message_level(&self) -> u32 {
         self.message_level.load(Ordering::Relaxed)
@@ -140,20 +160,26 @@ impl Adapter {
     }
 
     /// Tells the administrator of a failure.
-    pub(crate) fn say_err(&self, text: core::fmt::Arguments<'_>) {
-        let device: &device::Device = (*self.hv).as_ref();
-        dev_err!(device, "{}\n", text);
+    pub(crate) fn say_err(dev: &Device<Self>, text: core::fmt::Arguments<'_>) {
+        let device: &device::Device = (*dev.hv).as_ref();
+        match dev.name() {
+            Some(name) => dev_err!(device, "{}: {}\n", name, text),
+            None => dev_err!(device, "{}\n", text),
+        }
     }
 
     /// Tells the administrator of something worth knowing.
-    pub(crate) fn say(&self, text: core::fmt::Arguments<'_>) {
-        let device: &device::Device = (*self.hv).as_ref();
-        dev_info!(device, "{}\n", text);
+    pub(crate) fn say(dev: &Device<Self>, text: core::fmt::Arguments<'_>) {
+        let device: &device::Device = (*dev.hv).as_ref();
+        match dev.name() {
+            Some(name) => dev_info!(device, "{}: {}\n", name, text),
+            None => dev_info!(device, "{}\n", text),
+        }
     }
 
-    /// The carrier follows the link while the interface is up. Any context.
-    pub(crate) fn update_carrier(dev: &Device<Self>) {
-        if dev.is_running() && dev.link.is_up() {
+    /// The carrier follows the link while the interface is up.
+    pub(crate) fn update_carrier(dev: &Device<Self>, _config: &Config<'_>) {
+        if dev.is_running() && dev.link.has_carrier() {
             dev.carrier_on();
         } else {
             dev.carrier_off();
@@ -177,7 +203,7 @@ impl Operations for Adapter {
         control.ensure_attached(dev, &config)?;
         control.set_filter(dev, &config, true)?;
         drop(control);
-        Self::update_carrier(dev);
+        Self::update_carrier(dev, &config);
         dev.tx_wake_all();
         Ok(())
     }
@@ -188,7 +214,7 @@ impl Operations for Adapter {
         // A host that does not answer will not have its way: the interface is down for the stack.
         if let Err(error) = dev.control.lock().set_filter(dev, &config, false) {
             if error != ENODEV {
-                dev.say_err(format_args!("receive filter not closed: {error:?}"));
+                Adapter::say_err(dev, format_args!("receive filter not closed: {error:?}"));
             }
         }
         dev.carrier_off();
@@ -235,9 +261,21 @@ impl Operations for Adapter {
     }
 
     fn set_rx_mode(dev: &Device<Self>, rtnl: &Rtnl) -> Result {
-        dev.control
-            .lock()
-            .set_filter(dev, &Config::from(rtnl), true)
+        let mut control = dev.control.lock();
+        if control.attachment.is_none() {
+            // The next attach programs the filter.
+            return Ok(());
+        }
+        control.set_filter(dev, &Config::from(rtnl), true)
+    }
+
+    fn work(dev: &Device<Self>, rtnl: &Rtnl, events: usize) {
+        if events & LINK != 0 {
+            Self::update_carrier(dev, &Config::from(rtnl));
+        }
+        if events & ANNOUNCE != 0 && dev.is_running() {
+            dev.notify_peers(rtnl);
+        }
     }
 
     fn stats(dev: &Device<Self>, stats: &mut Stats64) {

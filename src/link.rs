@@ -6,28 +6,34 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// `ethtool` shows this as "Unknown!".
 const SPEED_UNKNOWN: u32 = u32::MAX;
+/// In [`LinkState::state`]: the link is up. The other bits count indications.
+const UP: u32 = 1;
+const INDICATION: u32 = 2;
 
-/// Written by the primary channel's poll and by attach, read anywhere.
+/// Written by the primary channel's poll and by attach, read anywhere. The carrier is set from it in one
+/// place, under RTNL.
 pub(crate) struct LinkState {
-    up: AtomicBool,
+    /// [`UP`], and the number of indications in units of [`INDICATION`]: one word, so that an attach can
+    /// tell whether its own answer is stale.
+    state: AtomicU32,
+    /// The network behind the link is changing: the carrier stays away meanwhile.
+    away: AtomicBool,
     speed_mbit: AtomicU32,
-    /// Grows with every indication, so that an attach can tell whether its own answer is stale.
-    indications: AtomicU32,
 }
 
 impl LinkState {
     /// Down, speed unknown.
     pub(crate) const fn new() -> Self {
         Self {
-            up: AtomicBool::new(false),
+            state: AtomicU32::new(0),
+            away: AtomicBool::new(false),
             speed_mbit: AtomicU32::new(SPEED_UNKNOWN),
-            indications: AtomicU32::new(0),
         }
     }
 
-    /// Whether the host says that the link is up.
-    pub(crate) fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
+    /// Whether the interface may show a carrier.
+    pub(crate) fn has_carrier(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & UP != 0 && !self.away.load(Ordering::Relaxed)
     }
 
     /// Mbit/s, or `u32::MAX`.
@@ -35,22 +41,38 @@ impl LinkState {
         self.speed_mbit.load(Ordering::Relaxed)
     }
 
-    /// Number of indications so far.
-    pub(crate) fn indications(&self) -> u32 {
-        self.indications.load(Ordering::Acquire)
+    /// State now, for [`LinkState::set_if_unchanged`].
+    pub(crate) fn snapshot(&self) -> u32 {
+        self.state.load(Ordering::Relaxed)
     }
 
-    /// The host says so unasked.
-    pub(crate) fn indicate(&self, up: bool) {
-        self.up.store(up, Ordering::Relaxed);
-        // Release: who sees the count sees the state.
-        let count = self.indications.load(Ordering::Relaxed).wrapping_add(1);
-        self.indications.store(count, Ordering::Release);
+    /// The host says so unasked. Returns whether that was the state already.
+    pub(crate) fn indicate(&self, up: bool) -> bool {
+        let mut now = self.state.load(Ordering::Relaxed);
+        loop {
+            let next = (now & !UP).wrapping_add(INDICATION) | u32::from(up);
+            let swap = self
+                .state
+                .compare_exchange(now, next, Ordering::Relaxed, Ordering::Relaxed);
+            match swap {
+                Ok(_) => return (now & UP != 0) == up,
+                Err(seen) => now = seen,
+            }
+        }
     }
 
-    /// The host says so when asked.
-    pub(crate) fn set(&self, up: bool) {
-        self.up.store(up, Ordering::Relaxed);
+    /// The host says so when asked; what it has indicated since `snapshot` is newer.
+    pub(crate) fn set_if_unchanged(&self, snapshot: u32, up: bool) {
+        let next = (snapshot & !UP) | u32::from(up);
+        // Failure means that there was an indication.
+        let _ = self
+            .state
+            .compare_exchange(snapshot, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Keeps the carrier away, or lets it return.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Relaxed);
     }
 
     /// The host reports a speed.

@@ -3,11 +3,11 @@
 //! One channel of an attached device: its poll, its transmit state, what both share.
 
 use crate::buffers::{ReceiveArea, SendArea};
-use crate::device::Adapter;
+use crate::device::{Adapter, LINK};
 use crate::mailbox::Mailbox;
 use crate::net::{
     Config, DelayedWork, Device, DeviceRef, InFlight, Napi, NapiRegistration, Poll, PollContext,
-    Published, TxCell,
+    Progress, Published, SoftIrq, TxCell,
 };
 use crate::rndis::{nvsp::SEND_TABLE_LEN, send_table::SendTable, version::NvspVersion};
 use crate::rx::RxState;
@@ -57,7 +57,10 @@ impl Shared {
                 send: Published::new(),
                 send_table: core::array::from_fn(|index| AtomicU8::new(index as u8)),
                 version: AtomicU32::new(0),
-                carrier_return <- DelayedWork::new(dev.to_ref(), |dev| Adapter::update_carrier(dev)),
+                carrier_return <- DelayedWork::new(dev.to_ref(), |dev| {
+                    dev.link.set_away(false);
+                    dev.schedule_work(LINK);
+                }),
             }? Error),
             GFP_KERNEL,
         )
@@ -144,7 +147,19 @@ impl vmbus::Interrupt for Napi<Queue> {
 impl Poll for Queue {
     type State = RxState;
 
-    fn poll(&self, poll: &PollContext<'_>, state: &mut RxState, budget: u32) -> u32 {
+    fn poll(&self, poll: &PollContext<'_>, state: &mut RxState, budget: u32) -> Progress {
         crate::rx::poll(self, poll, state, budget)
+    }
+
+    fn unmask(&self, section: SoftIrq<'_>) -> bool {
+        self.channel
+            .get(section)
+            .is_some_and(|channel| channel.unmask())
+    }
+
+    fn mask(&self, section: SoftIrq<'_>) {
+        if let Some(channel) = self.channel.get(section) {
+            channel.mask();
+        }
     }
 }

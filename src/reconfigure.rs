@@ -33,8 +33,8 @@ pub(crate) struct Control {
     pub(crate) attachment: Option<Attachment>,
     /// The primary channel, closed, while nothing is attached.
     channel: Option<Channel>,
-    /// The filter that the host has.
-    filter: PacketFilter,
+    /// The filter that the host has, if that is known.
+    filter: Option<PacketFilter>,
 }
 
 impl Control {
@@ -44,7 +44,7 @@ impl Control {
             settings,
             attachment: None,
             channel: Some(channel),
-            filter: PacketFilter::NONE,
+            filter: Some(PacketFilter::NONE),
         }
     }
 
@@ -87,7 +87,7 @@ impl Control {
         let path = dev.path.retire(config);
         dev.tx_disable();
         self.channel = attachment.detach(dev, config);
-        self.filter = PacketFilter::NONE;
+        self.filter = Some(PacketFilter::NONE);
         drop(path);
     }
 
@@ -100,26 +100,64 @@ impl Control {
     ) -> Result {
         let mut wanted = self.settings.clone();
         change(&mut wanted);
+        let on_refusal = self.demands();
         self.detach(dev, config);
-        let result = self.attach_with(dev, config, &wanted, OnRefusal::Fail);
+        let result = self
+            .attach_with(dev, config, &wanted, on_refusal)
+            .and_then(|()| self.check_mtu(dev, config, &wanted));
         match result {
             Ok(()) => self.settings = wanted,
             Err(error) => {
-                dev.say_err(format_args!(
-                    "new configuration failed ({error:?}): going back"
-                ));
+                Adapter::say_err(
+                    dev,
+                    format_args!("new configuration failed ({error:?}): going back"),
+                );
                 self.attach(dev, config, OnRefusal::Continue)
                     .inspect_err(|error| {
                         dev.carrier_off();
-                        dev.say_err(format_args!(
-                            "old configuration failed too ({error:?}): no traffic until the \
+                        Adapter::say_err(
+                            dev,
+                            format_args!(
+                                "old configuration failed too ({error:?}): no traffic until the \
                              interface is set down and up again"
-                        ));
+                            ),
+                        );
                     })
                     .ok();
             }
         }
         result
+    }
+
+    /// A rebuild fails where the host refuses what it granted before; what it refused all along is not
+    /// asked of it.
+    fn demands(&self) -> OnRefusal {
+        match &self.attachment {
+            Some(attachment) if attachment.negotiated.refused_steps == 0 => OnRefusal::Fail,
+            _ => OnRefusal::Continue,
+        }
+    }
+
+    /// Takes the device down again if the host does not take the MTU that was asked for.
+    fn check_mtu(
+        &mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        settings: &Settings,
+    ) -> Result {
+        let granted = self.attached()?.negotiated.mtu;
+        if granted >= settings.mtu {
+            return Ok(());
+        }
+        Adapter::say_err(
+            dev,
+            format_args!(
+                "MTU {} asked for: the host takes at most {granted}",
+                settings.mtu
+            ),
+        );
+        self.detach(dev, config);
+        Err(EINVAL)
     }
 
     /// Attaches with `settings` and lets traffic flow.
@@ -131,7 +169,7 @@ impl Control {
         on_refusal: OnRefusal,
     ) -> Result {
         let channel = self.channel.take().ok_or(ENODEV)?;
-        let indications = dev.link.indications();
+        let link = dev.link.snapshot();
         match Attachment::new(dev, config, channel, settings, on_refusal) {
             Ok(attachment) => self.attachment = Some(attachment),
             Err((channel, error)) => {
@@ -139,7 +177,7 @@ impl Control {
                 return Err(error);
             }
         }
-        let result = self.start(dev, config, settings, on_refusal, indications);
+        let result = self.start(dev, config, settings, link);
         if result.is_err() {
             self.detach(dev, config);
         }
@@ -153,42 +191,32 @@ impl Control {
         dev: &Device<Adapter>,
         config: &Config<'_>,
         settings: &Settings,
-        on_refusal: OnRefusal,
-        indications: u32,
+        link: u32,
     ) -> Result {
         let attachment = self.attached()?;
         let negotiated = attachment.negotiated.clone();
-        if negotiated.mtu < settings.mtu && on_refusal == OnRefusal::Fail {
-            dev.say_err(format_args!(
-                "MTU {} asked for: the host takes at most {}",
-                settings.mtu, negotiated.mtu
-            ));
-            return Err(EINVAL);
-        }
         let path = KBox::new(attachment.data_path()?, GFP_KERNEL)?;
         if let Some(address) = settings.address {
             self.request(dev, config, &Request::SetAddress(address))?;
         }
-        if dev.is_running() {
-            self.set_filter(dev, config, true)?;
-        }
+        // Before the host may deliver on a queue, the stack must know of it.
         let attachment = self.attached()?;
         dev.set_real_queues(config, attachment.channels())?;
         attachment.link_queues(config);
+        if dev.is_running() {
+            self.set_filter(dev, config, true)?;
+        }
         if let Some(speed) = negotiated.link_speed {
             dev.link.set_speed(speed.mbit());
         }
-        // What the host has said unasked since is newer than its answer.
-        if dev.link.indications() == indications {
-            dev.link.set(negotiated.link_up);
-        }
+        dev.link.set_if_unchanged(link, negotiated.link_up);
         if let Err(occupied) = dev.path.publish(config, path) {
             drop(occupied);
             return Err(EBUSY);
         }
         report(dev, settings, &negotiated);
         if dev.is_running() {
-            Adapter::update_carrier(dev);
+            Adapter::update_carrier(dev, config);
             dev.tx_wake_all();
         }
         Ok(())
@@ -218,11 +246,13 @@ impl Control {
         } else {
             PacketFilter::NONE
         };
-        if self.attached().is_ok() && filter == self.filter {
+        if self.attached().is_ok() && self.filter == Some(filter) {
             return Ok(());
         }
+        // A request that times out may be carried out later, or not.
+        self.filter = None;
         self.request(dev, config, &Request::SetPacketFilter(filter))?;
-        self.filter = filter;
+        self.filter = Some(filter);
         Ok(())
     }
 
@@ -250,7 +280,7 @@ impl Control {
             attachment.buffers().withhold_page()?;
         }
         result.map_err(|error| {
-            dev.say_err(format_args!("host refused a request: {error}"));
+            Adapter::say_err(dev, format_args!("host refused a request: {error}"));
             errno(&error)
         })
     }
@@ -274,14 +304,16 @@ fn report(
     let granted = negotiated.channels;
     let requested = negotiated.subchannels_requested.saturating_add(1);
     if granted < requested {
-        dev.say(format_args!(
-            "host granted {granted} of {requested} channels: running with {granted}"
-        ));
+        Adapter::say(
+            dev,
+            format_args!("host granted {granted} of {requested} channels: running with {granted}"),
+        );
     }
     if settings.rss_table.is_some() && !negotiated.user_table {
-        dev.say(format_args!(
-            "indirection table does not fit {granted} channels: spread evenly"
-        ));
+        Adapter::say(
+            dev,
+            format_args!("indirection table does not fit {granted} channels: spread evenly"),
+        );
     }
 }
 

@@ -8,9 +8,9 @@
 //! has room again.
 
 use crate::buffers::ReceiveArea;
-use crate::device::Adapter;
+use crate::device::{ANNOUNCE, LINK};
 use crate::mailbox::{Mail, MAX_MESSAGE};
-use crate::net::{PollContext, RxFrame};
+use crate::net::{PollContext, Progress, RxFrame};
 use crate::queue::{OpenChannel, Queue};
 use crate::rndis::{
     link::LinkEvent,
@@ -68,16 +68,17 @@ struct Rx<'a> {
     stats: &'a PollStats,
 }
 
-/// One poll. Returns the frames received, at most `budget`.
-pub(crate) fn poll(queue: &Queue, poll: &PollContext<'_>, state: &mut RxState, budget: u32) -> u32 {
-    if budget == 0 {
-        return 0;
-    }
+/// One poll of up to `budget` frames.
+pub(crate) fn poll(
+    queue: &Queue,
+    poll: &PollContext<'_>,
+    state: &mut RxState,
+    budget: u32,
+) -> Progress {
     let channel = queue.channel.get(poll.section());
     let (Some(channel), Some(stats)) = (channel, queue.stats()) else {
-        // Not open yet: whoever opens it schedules the poll afterwards.
-        poll.complete(0);
-        return 0;
+        // Closed already: there is nothing to read.
+        return Progress::Done(0);
     };
     let rx = Rx {
         queue,
@@ -88,12 +89,10 @@ pub(crate) fn poll(queue: &Queue, poll: &PollContext<'_>, state: &mut RxState, b
     let (work, more) = rx.drain(state, budget);
     rx.wake();
     if more || work >= budget {
-        return budget;
+        Progress::More
+    } else {
+        Progress::Done(work)
     }
-    if poll.complete(work) && channel.unmask() {
-        poll.reschedule(|| channel.mask());
-    }
-    work
 }
 
 impl Rx<'_> {
@@ -333,12 +332,15 @@ impl Rx<'_> {
         let dev = self.queue.dev();
         match event {
             LinkEvent::Up | LinkEvent::Down => {
-                dev.link.indicate(event == LinkEvent::Up);
-                Adapter::update_carrier(dev);
+                let up = event == LinkEvent::Up;
+                // A host that says "up" twice has moved the machine: its peers must learn where.
+                let again = dev.link.indicate(up) && up;
+                dev.schedule_work(if again { LINK | ANNOUNCE } else { LINK });
             }
             LinkEvent::Speed(speed) => dev.link.set_speed(speed.mbit()),
             LinkEvent::NetworkChange => {
-                dev.carrier_off();
+                dev.link.set_away(true);
+                dev.schedule_work(LINK);
                 self.queue.shared.carrier_return.queue(NETWORK_CHANGE_MS);
             }
         }

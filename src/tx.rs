@@ -137,6 +137,7 @@ pub(crate) fn start_xmit(
     tx.stop_if_full();
     if state.batch.is_some() && (!prepared.more || dev.queue_stopped(index)) {
         tx.flush(state);
+        tx.stop_if_full();
     }
     verdict
 }
@@ -170,7 +171,9 @@ impl<'a> Tx<'a> {
         let header_len = self.meta(prepared).write_header(&mut header);
         let header = header.get_mut(..header_len).unwrap_or(&mut []);
         let total = (header_len as u32).wrapping_add(prepared.len);
-        if self.queue.in_flight.is_full() {
+        // A pending batch will want a slot too; the caller sends it.
+        let wanted = 1u32.wrapping_add(state.batch.is_some().into());
+        if self.queue.in_flight.count().saturating_add(wanted) > MAX_IN_FLIGHT as u32 {
             self.stop();
             return Err(Unsent::Later(skb));
         }
@@ -313,7 +316,10 @@ impl<'a> Tx<'a> {
             Err(sent) => Err((SendError::Full, Some(sent))),
         };
         if let Err((error, sent)) = result {
-            self.send.sections.free(batch.section);
+            // A host that has answered an id before it was sent has had the section freed by that.
+            if sent.is_some() {
+                self.send.sections.free(batch.section);
+            }
             self.unsent(error);
             // The earlier frames of the batch were consumed; they and this one are lost, and said so.
             self.stats.dropped.add(packets);

@@ -252,8 +252,8 @@ impl Subchannels {
 
 impl Drop for Subchannels {
     fn drop(&mut self) {
-        // SAFETY: The primary is valid. Closing it clears the callback too.
-        unsafe { bindings::vmbus_set_sc_create_callback(self.primary.as_raw(), None) };
+        // The callback stays until the primary is closed: `hv_vmbus` reads it twice without a lock, and
+        // turns arrivals over to the generation below.
         let mut arrivals = self.primary.group().arrivals.lock();
         arrivals.generation = arrivals.generation.wrapping_add(1);
         let left = core::mem::take(&mut arrivals.queue);

@@ -31,10 +31,13 @@ pub(super) fn set(dev: &Device<Adapter>, rtnl: &Rtnl, combined: u32) -> Result {
     }
     let wanted = u16::try_from(combined).unwrap_or(u16::MAX);
     if wanted == 0 || wanted > current.max_combined {
-        dev.say_err(format_args!(
-            "{combined} channels asked for: choose 1 to {}",
-            current.max_combined
-        ));
+        Adapter::say_err(
+            dev,
+            format_args!(
+                "{combined} channels asked for: choose 1 to {}",
+                current.max_combined
+            ),
+        );
         return Err(EINVAL);
     }
     if wanted == current.combined {

@@ -5,7 +5,6 @@
 
 use crate::device::Adapter;
 use crate::net::{
-    cpu,
     ethtool::{Strings, Values},
     Device, Rtnl,
 };
@@ -118,18 +117,13 @@ fn channels(dev: &Device<Adapter>) -> usize {
         .map_or(0, |attachment| attachment.channels().into())
 }
 
-fn present_cpus() -> impl Iterator<Item = u32> {
-    (0..cpu::id_limit()).filter(|cpu| cpu::is_present(*cpu))
-}
-
 /// Number of statistics.
 pub(super) fn count(dev: &Device<Adapter>) -> usize {
     const PER_QUEUE: usize = TX_QUEUE.len() + RX_QUEUE.len();
     const FIXED: usize = TOTALS.len() + VF.len() + OURS.len();
-    let cpus = present_cpus().fold(0usize, |cpus, _| cpus.wrapping_add(1));
     FIXED
         .wrapping_add(channels(dev).wrapping_mul(PER_QUEUE))
-        .wrapping_add(cpus.wrapping_mul(CPU.len()))
+        .wrapping_add(dev.cpus().len().wrapping_mul(CPU.len()))
 }
 
 /// Their names.
@@ -148,7 +142,7 @@ pub(super) fn names(dev: &Device<Adapter>, names: &mut Strings<'_>) {
             names.put(format_args!("rx_queue_{queue}_{name}"));
         }
     }
-    for cpu in present_cpus() {
+    for &cpu in dev.cpus() {
         for name in CPU {
             names.put(format_args!("cpu{cpu}_{name}"));
         }
@@ -174,7 +168,7 @@ pub(super) fn values(dev: &Device<Adapter>, rtnl: &Rtnl, values: &mut Values<'_>
             values.put(0);
         }
     }
-    for cpu in present_cpus() {
+    for &cpu in dev.cpus() {
         put_cpu(dev, rtnl, cpu, values);
     }
     put_totals(dev, &OURS, values);

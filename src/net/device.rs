@@ -4,7 +4,7 @@
 //!
 //! C header: `include/linux/netdevice.h`.
 
-use super::{ethtool, ops::Vtable, Config, Operations};
+use super::{ethtool, ops::Vtable, Config, Operations, Rtnl};
 use crate::bindings;
 use core::{marker::PhantomData, mem, ops::Deref, ptr::NonNull};
 use kernel::{device, ffi::c_uint, prelude::*, types::Opaque};
@@ -85,8 +85,10 @@ impl<T> Device<T> {
 
     /// Interface flags (`IFF_*`).
     pub(crate) fn flags(&self) -> u32 {
-        // SAFETY: The device is alive.
-        unsafe { bindings::netif_get_flags(self.as_raw()) }
+        // What is in effect, not what user space asked for: a bridge or a capture raises promiscuity
+        // without it.
+        // SAFETY: The device is alive; an aligned word is read whole.
+        unsafe { (&raw const (*self.as_raw()).flags).read_volatile() }
     }
 
     /// Number of queues in use, both directions. May sleep.
@@ -107,6 +109,28 @@ impl<T> Device<T> {
     pub(crate) fn carrier_off(&self) {
         // SAFETY: The device is alive.
         unsafe { bindings::netif_carrier_off(self.as_raw()) };
+    }
+
+    /// Announces the interface's addresses again (gratuitous ARP, unsolicited NA).
+    pub(crate) fn notify_peers(&self, _rtnl: &Rtnl) {
+        // SAFETY: RTNL is held, as C asserts.
+        unsafe { bindings::__netdev_notify_peers(self.as_raw()) };
+    }
+
+    /// Has [`Operations::work`] called soon with `events`, a mask. Not before registration, nor once
+    /// the device is leaving. Softirq or process context.
+    pub(crate) fn schedule_work(&self, events: usize) {
+        // SAFETY: The device is alive; C checks whether it is registered.
+        unsafe { bindings::netdev_work_sched(self.as_raw(), events) };
+    }
+
+    /// The name, once the device is registered.
+    pub(crate) fn name(&self) -> Option<&CStr> {
+        // SAFETY: The device is alive.
+        let registered = unsafe { bindings::netvsc_dev_registered(self.as_raw()) };
+        // SAFETY: `name` is NUL-terminated and lives with the device; a rename that runs meanwhile
+        // keeps the last byte zero.
+        registered.then(|| unsafe { CStr::from_char_ptr((*self.as_raw()).name.as_ptr().cast()) })
     }
 
     /// Stops all transmit queues and waits until no `ndo_start_xmit` runs.

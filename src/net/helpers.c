@@ -73,6 +73,9 @@ static int tx_take_vlan(struct sk_buff *skb)
 	int err;
 
 	skb_reset_mac_header(skb);
+	/* Senders of raw frames say what they like about the protocol: look. */
+	if (!eth_type_vlan(eth_hdr(skb)->h_proto))
+		return 0;
 	err = __skb_vlan_pop(skb, &tci);
 	if (err)
 		return err;
@@ -155,6 +158,11 @@ int netvsc_tx_prepare(struct sk_buff *skb, u32 max_pages, u32 csum_mask,
 	meta->flags = netdev_xmit_more() ? NETVSC_TX_MORE : 0;
 	meta->packets = 1;
 
+	if (unlikely(skb->protocol == htons(ETH_P_8021Q)) && !skb_vlan_tag_present(skb)) {
+		err = tx_take_vlan(skb);
+		if (err)
+			return err;
+	}
 	pages = tx_pages(skb);
 	if (unlikely(pages > max_pages)) {
 		if (skb_linearize(skb))
@@ -163,11 +171,6 @@ int netvsc_tx_prepare(struct sk_buff *skb, u32 max_pages, u32 csum_mask,
 		pages = tx_pages(skb);
 		if (pages > max_pages)
 			return -E2BIG;
-	}
-	if (unlikely(skb->protocol == htons(ETH_P_8021Q))) {
-		err = tx_take_vlan(skb);
-		if (err)
-			return err;
 	}
 	if (skb_vlan_tag_present(skb)) {
 		meta->flags |= NETVSC_TX_VLAN;
@@ -361,6 +364,8 @@ void netvsc_set_features(struct net_device *dev, u32 csum_mask, bool tso4, bool 
 	dev->hw_features = hw;
 	dev->features = hw | NETIF_F_HIGHDMA | NETIF_F_HW_VLAN_CTAG_TX | NETIF_F_HW_VLAN_CTAG_RX;
 	dev->vlan_features = dev->features;
+	/* The host takes a new address at any time. */
+	dev->priv_flags |= IFF_LIVE_ADDR_CHANGE;
 }
 
 bool netvsc_dev_registered(const struct net_device *dev)

@@ -39,7 +39,7 @@ pub(crate) mod ethtool;
 pub(crate) use device::{Device, DeviceRef, Registration, UniqueDevice};
 pub(crate) use host_pages::{HostPages, PAGE_SIZE};
 pub(crate) use in_flight::{InFlight, Sent};
-pub(crate) use napi::{Napi, NapiRegistration, Poll, PollContext};
+pub(crate) use napi::{Napi, NapiRegistration, Poll, PollContext, Progress};
 pub(crate) use ops::{Operations, Stats64, TxVerdict};
 pub(crate) use published::Published;
 pub(crate) use rx::RxFrame;

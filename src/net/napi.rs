@@ -19,14 +19,28 @@ use kernel::{
     types::{NotThreadSafe, Opaque},
 };
 
+/// How a poll ended.
+pub(crate) enum Progress {
+    /// Everything is handled; so many packets were received.
+    Done(u32),
+    /// There is more: poll again at once.
+    More,
+}
+
 /// What a NAPI context polls.
 pub(crate) trait Poll: Send + Sync + Sized + 'static {
     /// State that only the poll touches.
     type State: Send;
 
-    /// Handles up to `budget` packets and returns how many. A return below the budget must follow
-    /// [`PollContext::complete`]; at the budget the core polls again. Runs in softirq.
-    fn poll(&self, poll: &PollContext<'_>, state: &mut Self::State, budget: u32) -> u32;
+    /// Receives up to `budget` packets, which is not 0. Runs in softirq.
+    fn poll(&self, poll: &PollContext<'_>, state: &mut Self::State, budget: u32) -> Progress;
+
+    /// Lets interrupts come again after a poll that was [`Progress::Done`]. True if something came
+    /// meanwhile for which there will be no interrupt. Another poll may be running already.
+    fn unmask(&self, section: SoftIrq<'_>) -> bool;
+
+    /// Undoes [`Poll::unmask`], because another poll follows.
+    fn mask(&self, section: SoftIrq<'_>);
 }
 
 /// A NAPI context around `T`. Dereferences to `T`.
@@ -78,8 +92,13 @@ impl<T: Poll> Napi<T> {
 
     /// Schedules the poll unless it is scheduled or disabled. Any context.
     pub(crate) fn schedule(&self) {
+        self.schedule_with(|| ());
+    }
+
+    fn schedule_with(&self, prepare: impl FnOnce()) {
         // SAFETY: Added by the invariant; may be called in any context.
         if unsafe { bindings::napi_schedule_prep(self.napi.get()) } {
+            prepare();
             // SAFETY: As in `schedule_irqoff`; this form saves the interrupt state itself.
             unsafe { bindings::__napi_schedule(self.napi.get()) };
         }
@@ -97,10 +116,33 @@ impl<T: Poll> Napi<T> {
             section: unsafe { SoftIrq::assume() },
             _thread: NotThreadSafe,
         };
-        // SAFETY: The core runs one poll of a NAPI at a time, and nothing else reaches `state`.
-        let state = unsafe { &mut *this.state.get() };
-        let budget = budget.max(0) as u32;
-        this.data.poll(&context, state, budget).min(budget) as c_int
+        let Some(budget) = u32::try_from(budget).ok().filter(|budget| *budget > 0) else {
+            // Netpoll: nothing may be received.
+            return 0;
+        };
+        let progress = {
+            // SAFETY: The core runs one poll of a NAPI at a time, up to `napi_complete_done`, and
+            // nothing else reaches `state`. The reference ends before that.
+            let state = unsafe { &mut *this.state.get() };
+            this.data.poll(&context, state, budget)
+        };
+        match progress {
+            // At the budget, the core polls again.
+            Progress::More => budget as c_int,
+            Progress::Done(work) => this.finish(napi, work.min(budget.wrapping_sub(1))),
+        }
+    }
+
+    /// Ends a poll that has received `work` packets, less than its budget.
+    fn finish(&self, napi: *mut bindings::napi_struct, work: u32) -> c_int {
+        // SAFETY: NAPI polls run with bottom halves disabled.
+        let section = unsafe { SoftIrq::assume() };
+        // SAFETY: Called at the end of a poll of this NAPI, once.
+        let completed = unsafe { bindings::napi_complete_done(napi, work as c_int) };
+        if completed && self.data.unmask(section) {
+            self.schedule_with(|| self.data.mask(section));
+        }
+        work as c_int
     }
 }
 
@@ -121,24 +163,6 @@ impl<'a> PollContext<'a> {
     #[inline]
     pub(crate) fn section(&self) -> SoftIrq<'a> {
         self.section
-    }
-
-    /// Ends polling after `work` packets. False if the core wants another poll: then the interrupt
-    /// stays masked.
-    pub(crate) fn complete(&self, work: u32) -> bool {
-        // SAFETY: Called in the poll of this NAPI.
-        unsafe { bindings::napi_complete_done(self.napi, work as c_int) }
-    }
-
-    /// Schedules the poll again, after [`PollContext::complete`], because more has come. `prepare`
-    /// runs first if nobody else has scheduled it meanwhile.
-    pub(crate) fn reschedule(&self, prepare: impl FnOnce()) {
-        // SAFETY: The NAPI is added; any context.
-        if unsafe { bindings::napi_schedule_prep(self.napi) } {
-            prepare();
-            // SAFETY: As in `Napi::schedule`.
-            unsafe { bindings::__napi_schedule(self.napi) };
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use kernel::{
     error::from_result,
     ffi::{c_int, c_void},
     prelude::*,
+    sync::rcu,
 };
 
 /// What became of a frame given to [`Operations::start_xmit`].
@@ -74,6 +75,9 @@ pub(crate) trait Operations: ethtool::Operations + Send + Sync + Sized + 'static
     /// Flags or address lists changed: program the receive filter.
     fn set_rx_mode(dev: &Device<Self>, rtnl: &Rtnl) -> Result;
 
+    /// Does what [`Device::schedule_work`] asked for. Under RTNL.
+    fn work(dev: &Device<Self>, rtnl: &Rtnl, events: usize);
+
     /// Interface totals; must never go backwards.
     fn stats(dev: &Device<Self>, stats: &mut Stats64);
 }
@@ -94,6 +98,7 @@ impl<T: Operations> Vtable<T> {
         ops.ndo_validate_addr = Some(bindings::eth_validate_addr);
         ops.ndo_set_mac_address = Some(Self::set_mac_address);
         ops.ndo_set_rx_mode_async = Some(Self::set_rx_mode);
+        ops.ndo_work = Some(Self::work);
         ops.ndo_get_stats64 = Some(Self::get_stats64);
         ops
     };
@@ -128,7 +133,7 @@ impl<T: Operations> Vtable<T> {
     ) -> bindings::netdev_tx_t {
         // SAFETY: The core gives us the buffer, holds the lock of the queue that it names, and has
         // bottom halves disabled for the whole call.
-        let (device, queue, section, skb) = unsafe {
+        let (device, mut queue, section, owned) = unsafe {
             let queue = bindings::netvsc_skb_queue(skb);
             (
                 Device::<T>::from_raw(dev),
@@ -137,13 +142,14 @@ impl<T: Operations> Vtable<T> {
                 SkBuff::from_raw(skb),
             )
         };
-        let mut queue = queue;
-        match T::start_xmit(device, skb, &mut queue, section) {
+        match T::start_xmit(device, owned, &mut queue, section) {
             TxVerdict::Taken => bindings::netdev_tx_NETDEV_TX_OK,
-            TxVerdict::Busy(skb) => {
-                let _kept_by_core = skb.into_raw();
+            TxVerdict::Busy(returned) if returned.is(skb) => {
+                let _kept_by_core = returned.into_raw();
                 bindings::netdev_tx_NETDEV_TX_BUSY
             }
+            // The core's own buffer has an end already: this other one is dropped.
+            TxVerdict::Busy(_) => bindings::netdev_tx_NETDEV_TX_OK,
         }
     }
 
@@ -153,14 +159,17 @@ impl<T: Operations> Vtable<T> {
         _sb_dev: *mut bindings::net_device,
     ) -> u16 {
         let mut hash = 0;
-        // SAFETY: Both are valid; the core has bottom halves disabled.
+        // SAFETY: Both are valid for the call.
         let picked = unsafe { bindings::netvsc_pick_tx(dev, skb, &mut hash) };
         if let Ok(queue) = u16::try_from(picked) {
             return queue;
         }
         // SAFETY: As above.
-        let (device, section) = unsafe { (Device::<T>::from_raw(dev), SoftIrq::assume()) };
-        let queue = T::select_queue(device, hash, section);
+        let device = unsafe { Device::<T>::from_raw(dev) };
+        // Packet sockets that bypass the qdisc call this without any RCU section.
+        let guard = rcu::read_lock();
+        let queue = T::select_queue(device, hash, SoftIrq::from(&guard));
+        drop(guard);
         // SAFETY: `skb` is valid and ours to annotate here.
         unsafe { bindings::netvsc_pick_tx_done(skb, queue) };
         queue
@@ -206,6 +215,12 @@ impl<T: Operations> Vtable<T> {
         // SAFETY: As in `open`: the asynchronous form runs under RTNL for a device without ops lock.
         let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
         from_result(|| T::set_rx_mode(dev, &rtnl).map(|()| 0))
+    }
+
+    extern "C" fn work(dev: *mut bindings::net_device, events: usize) {
+        // SAFETY: As in `open`: the core runs the work under RTNL.
+        let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
+        T::work(dev, &rtnl, events);
     }
 
     extern "C" fn get_stats64(

@@ -87,6 +87,12 @@ impl SkBuff {
         ManuallyDrop::new(self).0.as_ptr()
     }
 
+    /// Whether this is the buffer `raw`.
+    #[inline]
+    pub(super) fn is(&self, raw: *mut bindings::sk_buff) -> bool {
+        self.0.as_ptr() == raw
+    }
+
     /// Makes the frame ready for the host: takes a VLAN tag out of it, prepares segmentation, computes
     /// in software a checksum that `csum_mask` (`NETVSC_CSUM_*`) lacks, linearises it if it touches
     /// more than `max_pages` pages. May be repeated on the same frame.
