@@ -123,9 +123,11 @@ impl Adapter {
             },
             cpus: {
                 let present = || (0..cpu::id_limit()).filter(|cpu| cpu::is_present(*cpu));
-                let mut cpus = KVec::with_capacity(present().count(), GFP_KERNEL)?;
-                for cpu in present() {
-                    cpus.push(cpu, GFP_KERNEL)?;
+                let count = present().fold(0usize, |count, _| count.wrapping_add(1));
+                let mut cpus = KVec::with_capacity(count, GFP_KERNEL)?;
+                // One plugged in meanwhile is not shown.
+                for cpu in present().take(count) {
+                    cpus.push_within_capacity(cpu)?;
                 }
                 cpus
             },

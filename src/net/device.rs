@@ -128,9 +128,10 @@ impl<T> Device<T> {
     pub(crate) fn name(&self) -> Option<&CStr> {
         // SAFETY: The device is alive.
         let registered = unsafe { bindings::netvsc_dev_registered(self.as_raw()) };
-        // SAFETY: `name` is NUL-terminated and lives with the device; a rename that runs meanwhile
-        // keeps the last byte zero.
-        registered.then(|| unsafe { CStr::from_char_ptr((*self.as_raw()).name.as_ptr().cast()) })
+        // SAFETY: `name` lives with the device.
+        let name = unsafe { &(*self.as_raw()).name };
+        // A rename that runs meanwhile keeps the last byte zero.
+        CStr::from_bytes_until_nul(name).ok().filter(|_| registered)
     }
 
     /// Stops all transmit queues and waits until no `ndo_start_xmit` runs.
