@@ -22,9 +22,9 @@ use crate::vmbus::{self, Channel, Deadline, SharedBuffer, Subchannels};
 use kernel::{prelude::*, sync::Arc, time::Msecs};
 
 /// Time that an attach has for all its waits together.
-pub(crate) const ATTACH_MS: Msecs = 10_000;
+pub(crate) const ATTACH_MS: Msecs = 20_000;
 /// Of that, what the arrival of sub-channels may take.
-const SUBCHANNELS_MS: Msecs = 4_000;
+const SUBCHANNELS_MS: Msecs = 8_000;
 /// Time that a detach waits for what is in flight.
 const DRAIN_MS: Msecs = 1_000;
 

@@ -21,7 +21,7 @@ use crate::vmbus::{Channel, Deadline};
 use kernel::{prelude::*, time::Msecs};
 
 /// Time that the host has to answer one request.
-const EXCHANGE_MS: Msecs = 3_000;
+const EXCHANGE_MS: Msecs = 5_000;
 /// Interface flag: deliver everything.
 const IFF_PROMISC: u32 = 0x100;
 
