@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use crate::config::{parse_nvsp_version, NicSpec, VmbusVersion};
-use crate::machine::boot::BootSource;
+use crate::machine::boot::{BootSource, FAST_CMDLINE};
 use crate::machine::outcome::EXIT_CODES;
 use crate::machine::MachineConfig;
 use crate::netvsp::NvspVersion;
@@ -29,7 +29,7 @@ pub struct Options {
     #[arg(
         long,
         value_name = "TEXT",
-        default_value = "console=ttyS0 quiet panic=-1"
+        default_value = FAST_CMDLINE
     )]
     pub cmdline: String,
 

@@ -5,9 +5,7 @@
 //! page tables and segment descriptors for the boot CPU.
 //!
 //! Prefer an ELF image: a bzImage decompresses itself in the guest, which takes long on an emulated
-//! machine. A command line for a fast boot there:
-//! `console=ttyS0 quiet panic=-1 reboot=acpi tsc=reliable no_timer_check mitigations=off
-//! nokaslr random.trust_cpu=on rcupdate.rcu_expedited=1`.
+//! machine. There, [`FAST_CMDLINE`] makes a stock kernel boot several times faster.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -23,6 +21,16 @@ use vm_memory::{
 };
 
 use super::layout;
+
+/// Kernel parameters for a guest on an emulated machine, where exits, timer interrupts and memory
+/// accesses are dear: no mitigations, no zeroing of allocations, no self tests, no watchdog, no
+/// memory access sampling (200 timer interrupts a second), timers of the CPUs not all at once.
+///
+/// The emulated machine itself wants `mitigations=off init_on_alloc=0 damon_stat.enabled=0`, and
+/// `tsc=reliable`: once it takes its own TSC for unstable, KVM has no reference TSC page for guests.
+pub const FAST_CMDLINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=acpi \
+     mitigations=off init_on_alloc=0 skew_tick=1 cryptomgr.notests=1 nowatchdog audit=0 \
+     damon_stat.enabled=0";
 
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
