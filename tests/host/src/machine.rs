@@ -84,22 +84,22 @@ pub enum MachineError {
         reason: String,
     },
     /// Console or agent stream.
-    #[error("{what} '{endpoint}': {source}")]
+    #[error("{what} '{endpoint}': {cause}")]
     Stream {
         /// --console or --agent
         what: &'static str,
         /// where it should lead
         endpoint: Endpoint,
         /// why it does not
-        source: io::Error,
+        cause: io::Error,
     },
     /// A step of building the machine.
-    #[error("KVM: {step}: {source}")]
+    #[error("KVM: {step}: {cause}")]
     Kvm {
         /// what was being done
         step: &'static str,
         /// why it failed
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -107,7 +107,7 @@ pub enum MachineError {
 fn during<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> MachineError {
     move |error| MachineError::Kvm {
         step,
-        source: error.into(),
+        cause: error.into(),
     }
 }
 
@@ -370,10 +370,10 @@ fn attach(
     what: &'static str,
     endpoint: &Endpoint,
 ) -> Result<(), MachineError> {
-    let failed = |source| MachineError::Stream {
+    let failed = |cause| MachineError::Stream {
         what,
         endpoint: endpoint.clone(),
-        source,
+        cause,
     };
     let connector = Connector::open(endpoint).map_err(failed)?;
     port.attach(&what[2..], connector).map_err(failed)

@@ -40,14 +40,14 @@ const ACPI: u32 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// The file cannot be opened or read.
-    #[error("{what} '{path}': {source}")]
+    #[error("{what} '{path}': {cause}")]
     Unreadable {
         /// kernel or initrd
         what: &'static str,
         /// the file
         path: PathBuf,
         /// why
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The file is not a kernel.
     #[error("kernel '{0}' is neither an x86-64 ELF vmlinux nor a bzImage")]
@@ -91,6 +91,12 @@ pub struct BootSource {
 pub fn load(memory: &GuestMemoryMmap, source: &BootSource, rsdp: u64) -> Result<u64, BootError> {
     let (loaded, entry) = load_kernel(memory, &source.kernel)?;
     let kernel_end = kernel_end(&loaded);
+    if kernel_end > low_ram_end(memory) {
+        return Err(BootError::Loader {
+            path: source.kernel.clone(),
+            reason: format!("it needs memory up to {} MiB", kernel_end.div_ceil(1 << 20)),
+        });
+    }
     let initrd = match &source.initrd {
         Some(path) => Some(load_initrd(memory, path, kernel_end)?),
         None => None,
@@ -110,10 +116,10 @@ pub fn load(memory: &GuestMemoryMmap, source: &BootSource, rsdp: u64) -> Result<
 }
 
 fn open(what: &'static str, path: &Path) -> Result<File, BootError> {
-    let unreadable = |source| BootError::Unreadable {
+    let unreadable = |cause| BootError::Unreadable {
         what,
         path: path.into(),
-        source,
+        cause,
     };
     let file = File::open(path).map_err(unreadable)?;
     let kind = file.metadata().map_err(unreadable)?;
@@ -186,10 +192,10 @@ fn load_initrd(
     path: &Path,
     lowest: u64,
 ) -> Result<(u64, u64), BootError> {
-    let unreadable = |source| BootError::Unreadable {
+    let unreadable = |cause| BootError::Unreadable {
         what: "initrd",
         path: path.into(),
-        source,
+        cause,
     };
     let mut file = open("initrd", path)?;
     let size = file.metadata().map_err(unreadable)?.len();
