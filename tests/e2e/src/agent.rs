@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const REPEAT: Duration = Duration::from_secs(3);
 /// An acknowledged request is repeated after this, in case the answer was lost.
 const REPEAT_ACKNOWLEDGED: Duration = Duration::from_secs(15);
+/// Longest that limits are stretched.
+const SLOWEST: u32 = 8;
 /// Bytes that a slow line is trusted to carry in a second.
 const SLOW_LINE: u32 = 2000;
 /// An agent that has not announced itself is asked this often.
@@ -64,6 +67,8 @@ const STALE: Duration = Duration::from_secs(5);
 /// The line to the agent in one machine.
 pub struct Agent {
     machine: &'static str,
+    /// How much longer than on an idle machine things take here.
+    slowness: AtomicU32,
     line: Mutex<Line>,
 }
 
@@ -89,12 +94,25 @@ impl Agent {
         let next_id = (now.subsec_nanos() ^ std::process::id().rotate_left(16)).max(HELLO + 1);
         Ok(Agent {
             machine,
+            slowness: AtomicU32::new(1),
             line: Mutex::new(Line {
                 stream,
                 decoder: Decoder::default(),
                 next_id,
             }),
         })
+    }
+
+    /// Makes all limits of this agent `factor` times as long, at most [`SLOWEST`] times: a machine that
+    /// shares its processors gets patience, not failures.
+    pub fn be_patient(&self, factor: u32) {
+        self.slowness
+            .store(factor.clamp(1, SLOWEST), Ordering::Relaxed);
+    }
+
+    /// A limit for an idle machine, as it applies here.
+    pub fn patient(&self, limit: Duration) -> Duration {
+        limit * self.slowness.load(Ordering::Relaxed)
     }
 
     /// Waits until the agent announces itself or answers, at most `limit`; `alive` is asked in
@@ -114,7 +132,7 @@ impl Agent {
             }
             // Its announcement may be lost. A question is repeated seldom: while the machine boots,
             // questions pile up in front of it.
-            match self.call(&Request::Ping, Duration::from_millis(500)) {
+            match self.call_within(&Request::Ping, Duration::from_millis(500)) {
                 Ok(_) => return Ok(()),
                 Err(AgentError::Silent { .. }) => {}
                 Err(e) => return Err(e.into()),
@@ -139,7 +157,7 @@ impl Agent {
     pub fn run(&self, command: Command, limit: Duration) -> Result<Outcome, AgentError> {
         let request = Request::Run {
             command,
-            timeout_ms: millis(limit),
+            timeout_ms: millis(self.patient(limit)),
         };
         match self.call(&request, limit + Duration::from_secs(20))? {
             Response::Finished(outcome) => Ok(outcome),
@@ -160,7 +178,7 @@ impl Agent {
     pub fn poll(&self, job: Job, wait: Duration) -> Result<Option<Outcome>, AgentError> {
         let request = Request::Poll {
             job: job.0,
-            wait_ms: millis(wait),
+            wait_ms: millis(self.patient(wait)),
         };
         match self.call(&request, wait + Duration::from_secs(20))? {
             Response::Finished(outcome) => Ok(Some(outcome)),
@@ -210,6 +228,10 @@ impl Agent {
     }
 
     fn call(&self, request: &Request, limit: Duration) -> Result<Response, AgentError> {
+        self.call_within(request, self.patient(limit))
+    }
+
+    fn call_within(&self, request: &Request, limit: Duration) -> Result<Response, AgentError> {
         let payload =
             serde_json::to_vec(request).map_err(|e| AgentError::Refused(e.to_string()))?;
         let mut line = self.line();

@@ -219,7 +219,7 @@ impl Guest {
 
     /// Forgets the kernel's messages so far; whether the driver is loaded.
     pub fn begin(&self) -> Result<bool> {
-        let script = ": >/tmp/kernel-log; [ ! -d /sys/module/hv_netvsc/drivers ] || echo y";
+        let script = "cat /tmp/kernel-log >>/tmp/kernel-log-earlier; : >/tmp/kernel-log; [ ! -d /sys/module/hv_netvsc/drivers ] || echo y";
         Ok(self.shell(script, SHORT)?.trim() == "y")
     }
 
@@ -231,6 +231,7 @@ impl Guest {
         mut yes: impl FnMut() -> Result<bool>,
     ) -> Result<()> {
         let began = Instant::now();
+        let limit = self.agent.patient(limit);
         while !yes().with_context(|| format!("waiting for {what}"))? {
             ensure!(began.elapsed() < limit, "no {what} within {limit:?}");
             std::thread::sleep(Duration::from_millis(100));
@@ -358,7 +359,13 @@ for path in /sys/class/net/*; do
     @PEER_MAC@) peer=${path##*/} ;;
     esac
 done
-[ -e /run/netns/peer ] || ip netns add peer
+# Emulated twice, a round trip takes so long that TCP would make its large packets small.
+if ! [ -e /run/netns/peer ]; then
+    ip netns add peer
+    for netns in /proc/self/ns/net /run/netns/peer; do
+        nsenter --net=$netns sh -c 'echo 32 >/proc/sys/net/ipv4/tcp_min_tso_segs'
+    done
+fi
 if [ -n "$peer" ]; then
     # Its new name may be in use here by the other one.
     ip link set "$peer" netns peer name eth1

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::bench::Bench;
-use crate::guest::{Guest, SHORT};
+use crate::bench::{Bench, Session};
+use crate::guest::{End, SHORT};
 use crate::runner::Options;
 use crate::scenario::{Driver, Machine};
 
@@ -24,17 +24,21 @@ pub fn run(options: &Options, driver: Driver) -> Result<()> {
     )?;
     let session = bench.boot(Machine::COMMON, options.kernel, driver)?;
     let guest = &session.guest;
-    guest.load()?;
+    if !guest.begin()? {
+        guest.load()?;
+    }
     guest.configure(guest.machine.most_channels())?;
     println!(
         "eth0 is 10.0.0.1 and fd00::1; its peer is 10.0.0.2 and fd00::2 in namespace 'peer'.\n\
-         Guest console: {}. Each line is a shell of its own; 'cd' lasts. 'exit' ends.",
+         Guest console: {}. Each line is a shell of its own; 'cd' lasts; '!' runs it below, next\n\
+         to the test host. 'exit' ends.",
         bench.console().display()
     );
-    converse(guest, &session)
+    converse(&bench, &session)
 }
 
-fn converse(guest: &Guest, session: &crate::bench::Session<'_>) -> Result<()> {
+fn converse(bench: &Bench, session: &Session<'_>) -> Result<()> {
+    let guest = &session.guest;
     let mut folder = "/root".to_owned();
     let mut line = String::new();
     loop {
@@ -53,16 +57,16 @@ fn converse(guest: &Guest, session: &crate::bench::Session<'_>) -> Result<()> {
         if line.trim().is_empty() {
             continue;
         }
-        match guest.try_at(crate::guest::End::Near, &["sh", "-c", &script], LIMIT) {
+        if let Some(below) = line.trim().strip_prefix('!') {
+            print!("{}", bench.run_below(below, LIMIT)?);
+            continue;
+        }
+        match guest.try_at(End::Near, &["sh", "-c", &script], LIMIT) {
             Ok(outcome) => print!("{}{}", outcome.stdout, outcome.stderr),
             Err(e) => eprintln!("{e:#}"),
         }
         session.alive()?;
-        if let Ok(text) = guest.at(
-            crate::guest::End::Near,
-            &["cat", "/tmp/shell-folder"],
-            SHORT,
-        ) {
+        if let Ok(text) = guest.at(End::Near, &["cat", "/tmp/shell-folder"], SHORT) {
             text.trim().clone_into(&mut folder);
         }
     }
