@@ -67,8 +67,8 @@ pub struct Bulk {
 impl Guest {
     /// Transfers and verifies; how many Mbit/s it made.
     pub fn bulk(&self, bulk: Bulk) -> Result<f64> {
-        // 2 Mbit/s is a tenth of the slowest machine seen.
-        let limit = SHORT + Duration::from_millis(bulk.bytes * 8 / 2_000);
+        // Half a Mbit/s: emulated machines under load have been seen at 1.
+        let limit = SHORT + Duration::from_millis(bulk.bytes * 8 / 500);
         let connections = bulk.connections.to_string();
         let bytes = (bulk.bytes / u64::from(bulk.connections)).to_string();
         let to = bulk.family.socket(bulk.from.other(), TCP_PORT);

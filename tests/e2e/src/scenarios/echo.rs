@@ -20,7 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "ping-answers-at-every-length",
         about: "ICMP echo with each payload of 0 to 1472 bytes (IPv6: 1452), every byte compared",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: None,
         run: every_length,
