@@ -24,10 +24,11 @@ const BOOT: Duration = Duration::from_secs(400);
 /// A guest that takes this long runs on a machine that does nothing else.
 const BOOT_WHEN_IDLE: Duration = Duration::from_secs(20);
 /// Kernel parameters of a guest: the test host's own for emulated machines (timer interrupts, self tests and
-/// mitigations are dear there), and that a defect ends it.
+/// mitigations are dear there), that a defect ends it, and that a CPU may be kept waiting for long when
+/// the machine is shared.
 const GUEST_PARAMETERS: &str = "console=ttyS0 quiet loglevel=5 panic=-1 oops=panic reboot=acpi \
      mitigations=off init_on_alloc=0 skew_tick=1 cryptomgr.notests=1 nowatchdog audit=0 \
-     damon_stat.enabled=0";
+     damon_stat.enabled=0 rcupdate.rcu_cpu_stall_timeout=300";
 /// Memory of a guest, in MiB: four NICs' buffers and a KASAN shadow fit.
 const MEMORY_MIB: u32 = 1024;
 /// How many lines of a log are shown when something failed.
