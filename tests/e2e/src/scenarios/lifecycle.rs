@@ -31,7 +31,9 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "packets leave with the new address and answers come back to it",
         set: Set::Quick,
         machine: Machine::COMMON,
-        c_defect: Some("it refuses a new address while the interface is up, which the host would take"),
+        c_defect: Some(
+            "it refuses a new address while the interface is up, which the host would take",
+        ),
         run: mac,
     },
     Scenario {
