@@ -84,7 +84,8 @@ struct BenchOptions {
     /// Guests side by side (one processor each under TCG).
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// Folder for sockets and logs; a new one in the temporary folder if not given.
+    /// Folder for sockets, consoles and the details of failures; in the temporary folder and removed
+    /// at the end if not given.
     #[arg(long, env = "E2E_FOLDER", global = true)]
     folder: Option<PathBuf>,
     /// Tell about boots too.
@@ -110,11 +111,24 @@ fn run(cli: Cli) -> Result<bool> {
         return Ok(true);
     }
     let options = options(&cli.bench)?;
+    let done = run_task(&cli, selected, &options);
+    if cli.bench.folder.is_none() {
+        // Where there is no cache to keep them in, the details of failures stay.
+        let keep = options.details == options.folder && !matches!(done, Ok(true));
+        if !keep {
+            std::fs::remove_dir_all(&options.folder)
+                .context("cannot remove the folder of this run")?;
+        }
+    }
+    done
+}
+
+fn run_task(cli: &Cli, selected: Vec<Scenario>, options: &Options) -> Result<bool> {
     let driver = cli.selection.driver.0.last().copied();
     match cli.command {
         Some(Task::Demo) => {
             // A step that differs from what is expected is a failure, not a usage error.
-            match demo::run(&options, driver.unwrap_or(Driver::Rust)) {
+            match demo::run(options, driver.unwrap_or(Driver::Rust)) {
                 Ok(()) => Ok(true),
                 Err(e) => {
                     eprintln!("e2e: {e:#}");
@@ -122,11 +136,11 @@ fn run(cli: Cli) -> Result<bool> {
                 }
             }
         }
-        Some(Task::Shell) => shell::run(&options, driver.unwrap_or(Driver::Rust)).map(|()| true),
+        Some(Task::Shell) => shell::run(options, driver.unwrap_or(Driver::Rust)).map(|()| true),
         None => {
-            let report = Report::new(options.folder.clone(), cli.bench.verbose);
+            let report = Report::new(options.details.clone(), cli.bench.verbose);
             let items = items(&cli.selection.driver, selected, &report);
-            runner::run(&options, items, &report);
+            runner::run(options, items, &report);
             Ok(report.finish())
         }
     }
@@ -142,13 +156,25 @@ fn options(bench: &BenchOptions) -> Result<Options> {
     let folder = folder
         .canonicalize()
         .with_context(|| format!("--folder: '{}'", folder.display()))?;
+    let details = match &bench.folder {
+        Some(_) => folder.clone(),
+        None => cached_logs().unwrap_or_else(|| folder.clone()),
+    };
     Ok(Options {
+        details,
         artifacts: bench.artifacts.clone(),
         acceleration: artifacts::acceleration()?,
         kernel: bench.kernel,
         jobs: bench.jobs,
         folder,
     })
+}
+
+/// Where `scripts/` keeps logs.
+fn cached_logs() -> Option<PathBuf> {
+    let cache = PathBuf::from(std::env::var_os("XDG_CACHE_HOME")?);
+    let logs = cache.join("hv-netvsc/logs");
+    logs.is_dir().then_some(logs)
 }
 
 /// The scenarios asked for: by name, or by set.

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
@@ -29,8 +29,10 @@ pub struct Options {
     pub kernel: Kernel,
     /// Benches side by side.
     pub jobs: usize,
-    /// Folder for sockets and logs.
+    /// Folder for sockets and consoles.
     pub folder: PathBuf,
+    /// Folder for the details of failures.
+    pub details: PathBuf,
 }
 
 /// Items that nobody has taken yet, in order.
@@ -64,12 +66,20 @@ pub fn run(options: &Options, items: Vec<Item>, report: &Report) {
 fn work(options: &Options, folder: &Path, queue: &Queue, report: &Report) {
     let mut next = queue.take(None);
     let mut boots = 0;
+    let mut failures_in_a_row = 0;
     while let Some(item) = next.take() {
         let folder = folder.join(boots.to_string());
         boots += 1;
         match Bench::new(&options.artifacts, options.acceleration, &folder) {
-            Err(e) => next = after_bench_fault(item, e, queue, report),
+            Err(e) => {
+                failures_in_a_row += 1;
+                if failures_in_a_row > 1 {
+                    return give_up(item, e, queue, report);
+                }
+                next = after_bench_fault(item, e, queue, report);
+            }
             Ok(bench) => {
+                failures_in_a_row = 0;
                 let mut current = Some(item);
                 while let Some(item) = current.take() {
                     match guest_life(options, &bench, item, queue, report) {
@@ -141,6 +151,18 @@ fn guest_life(
     Next::Boot(current)
 }
 
+/// No bench comes up here: nothing that is left can be run.
+fn give_up(item: Item, error: anyhow::Error, queue: &Queue, report: &Report) {
+    let why = format!("{error:#}");
+    let fail = |item: &Item, error| {
+        report.verdict(item, Duration::ZERO, Verdict::Failed(error, String::new()));
+    };
+    fail(&item, error);
+    while let Some(item) = queue.take(None) {
+        fail(&item, anyhow::anyhow!("not run, there is no bench: {why}"));
+    }
+}
+
 /// What follows when the bench broke under `item`: once more the same, the second time the next.
 fn after_bench_fault(
     item: Item,
@@ -151,11 +173,7 @@ fn after_bench_fault(
     if report.infrastructure_fault(&item, &error) {
         return Some(item);
     }
-    report.verdict(
-        &item,
-        std::time::Duration::ZERO,
-        Verdict::Failed(error, String::new()),
-    );
+    report.verdict(&item, Duration::ZERO, Verdict::Failed(error, String::new()));
     queue.take(None)
 }
 

@@ -4,7 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, Result};
 
@@ -23,23 +23,20 @@ pub fn read(path: &str, offset: u64, length: u32) -> Result<Vec<u8>> {
     Ok(data)
 }
 
-/// Writes `data` at `offset` of `path`; what was behind it is dropped. At offset 0 the file is made
-/// anew with permissions `mode`.
+/// Writes `data` at `offset` of `path`; what was behind it is dropped. At offset 0 a file that does
+/// not exist is made, with permissions `mode`. Files in sysfs and debugfs are written at offset 0.
 pub fn write(path: &str, offset: u64, mode: u32, data: &[u8]) -> Result<()> {
     let name = || format!("cannot write '{path}'");
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(false)
+        .create(offset == 0)
+        .truncate(offset == 0)
+        .mode(mode)
         .open(path)
         .with_context(name)?;
-    if file.metadata().with_context(name)?.is_file() {
+    if offset != 0 {
         file.set_len(offset).with_context(name)?;
         file.seek(SeekFrom::Start(offset)).with_context(name)?;
-        if offset == 0 {
-            file.set_permissions(std::fs::Permissions::from_mode(mode))
-                .with_context(name)?;
-        }
     }
     file.write_all(data).with_context(name)
 }
@@ -57,8 +54,9 @@ mod tests {
         assert_eq!(read(path, 0, 100).expect("reads"), b"hello world");
         assert_eq!(read(path, 4, 3).expect("reads"), b"o w");
         assert_eq!(read(path, 100, 3).expect("reads"), b"");
+        use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(path).expect("exists").permissions();
-        assert_eq!(mode.mode() & 0o777, 0o755);
+        assert_eq!(mode.mode() & 0o700, 0o700);
         std::fs::remove_file(path).expect("removes");
     }
 }
