@@ -15,7 +15,7 @@ pub const SCENARIOS: &[Scenario] = &[
             "the peer NIC is pulled while it carries data, three times, and works when it is back",
         set: Set::Quick,
         machine: Machine::COMMON,
-        c_defect: None,
+        c_defect: Some("Q22: now and then it waits for the host for ever, RTNL held, when a busy NIC is taken away"),
         run: remove_and_add,
     },
     Scenario {
