@@ -128,7 +128,7 @@ impl Attachment {
         let primary = self.parts.queues.first().ok_or(ENODEV)?.napi().clone();
         let channel = primary.channel.get_config(config).ok_or(ENODEV)?;
         let line = Line::new(
-            channel,
+            &channel,
             &self.parts.shared.mailbox,
             &mut self.parts.buffers,
             deadline,
@@ -188,11 +188,11 @@ impl Parts {
             unsectioned,
             ..
         } = self;
-        let mut line = Line::new(channel, &shared.mailbox, buffers, deadline);
+        let mut line = Line::new(&channel, &shared.mailbox, buffers, deadline);
         let mut setup = Setup {
             dev,
             config,
-            channel,
+            channel: &channel,
             shared,
             queues,
             unsectioned,
@@ -280,7 +280,7 @@ impl Parts {
         };
         let action = teardown::halt(ids, &mut self.buffers.message);
         let deadline = Deadline::after(DRAIN_MS);
-        let mut line = Line::new(channel, &self.shared.mailbox, &mut self.buffers, deadline);
+        let mut line = Line::new(&channel, &self.shared.mailbox, &mut self.buffers, deadline);
         if let Action::SendRndis { len, transaction } = action {
             let queues = &self.queues;
             let idle = || {

@@ -6,8 +6,9 @@ use super::{Config, SoftIrq};
 use crate::bindings;
 use core::{
     marker::PhantomData,
+    ops::Deref,
     ptr::{self, NonNull},
-    sync::atomic::{AtomicPtr, Ordering},
+    sync::atomic::{AtomicPtr, AtomicU32, Ordering},
 };
 use kernel::prelude::*;
 
@@ -16,10 +17,12 @@ use kernel::prelude::*;
 ///
 /// # Invariants
 ///
-/// `slot` is null or came from `KBox::into_raw`, and this slot owns it. It changes only under a
-/// [`Config`] (or `&mut self`).
+/// `slot` is null or came from `KBox::into_raw`, and this slot owns it. What left the slot is dropped only
+/// if `lent` was zero after that, and only after the softirq sections that may have seen it.
 pub(crate) struct Published<T> {
     slot: AtomicPtr<T>,
+    /// How many [`Lent`] there are.
+    lent: AtomicU32,
     _owns: PhantomData<KBox<T>>,
 }
 
@@ -35,6 +38,7 @@ impl<T> Published<T> {
         // INVARIANT: Null is allowed.
         Self {
             slot: AtomicPtr::new(ptr::null_mut()),
+            lent: AtomicU32::new(0),
             _owns: PhantomData,
         }
     }
@@ -47,30 +51,82 @@ impl<T> Published<T> {
         unsafe { self.slot.load(Ordering::Acquire).as_ref() }
     }
 
-    /// What is published, for as long as configuration cannot change.
-    pub(crate) fn get_config<'a>(&'a self, _config: &'a Config<'_>) -> Option<&'a T> {
-        // SAFETY: As above; only a holder of `Config` empties the slot, and the caller is the one.
-        unsafe { self.slot.load(Ordering::Acquire).as_ref() }
+    /// What is published, for the configuration side: for longer than a softirq section, across sleeps.
+    pub(crate) fn get_config<'a>(&'a self, _config: &Config<'_>) -> Option<Lent<'a, T>> {
+        // Before the slot is read: see `retire`.
+        let count = Count::raise(&self.lent);
+        let value = NonNull::new(self.slot.load(Ordering::SeqCst))?;
+        // INVARIANT: Counted first, read then.
+        Some(Lent {
+            value,
+            _count: count,
+        })
     }
 
     /// Publishes `value`. An already published object is left alone and `value` comes back.
     pub(crate) fn publish(&self, _config: &Config<'_>, value: KBox<T>) -> Result<(), KBox<T>> {
-        if !self.slot.load(Ordering::Relaxed).is_null() {
-            return Err(value);
-        }
-        // INVARIANT: The slot was empty and only we may change it; it now owns `value`.
-        self.slot.store(KBox::into_raw(value), Ordering::Release);
-        Ok(())
+        let new = KBox::into_raw(value);
+        // INVARIANT: The slot was empty if this succeeds; it then owns `value`.
+        self.slot
+            .compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed)
+            .map(drop)
+            // SAFETY: From `into_raw` above; the slot has not taken it.
+            .map_err(|_| unsafe { KBox::from_raw(new) })
     }
 
     /// Takes the object back once no reader is left. Sleeps.
+    ///
+    /// While the configuration side itself borrows it, which would be a defect of the caller, it is given up:
+    /// it is never freed, and `None` comes back as if nothing had been published.
     pub(crate) fn retire(&self, _config: &Config<'_>) -> Option<KBox<T>> {
-        let old = NonNull::new(self.slot.swap(ptr::null_mut(), Ordering::AcqRel))?;
+        let old = NonNull::new(self.slot.swap(ptr::null_mut(), Ordering::SeqCst))?;
+        // Both sides write one variable and then look at the other, all in one total order: whoever still
+        // found `old` in the slot had raised the count before, so it shows here.
+        if self.lent.load(Ordering::SeqCst) != 0 {
+            pr_err!("a published object is retired while it is in use: leaked\n");
+            return None;
+        }
         // SAFETY: No argument; configuration may sleep.
         unsafe { bindings::netvsc_synchronize_net() };
         // SAFETY: By the invariant it came from `into_raw` and was ours; readers that could have
-        // seen it are gone, later ones see null.
+        // seen it are gone, later ones see null, and nobody had borrowed it when it left the slot.
         Some(unsafe { KBox::from_raw(old.as_ptr()) })
+    }
+}
+
+/// One that is counted, until it is dropped.
+struct Count<'a>(&'a AtomicU32);
+
+impl<'a> Count<'a> {
+    fn raise(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A borrow of the configuration side, see [`Published::get_config`].
+///
+/// # Invariants
+///
+/// `value` was read from the slot after this was counted in the slot's `lent`; so it is not dropped.
+pub(crate) struct Lent<'a, T> {
+    value: NonNull<T>,
+    _count: Count<'a>,
+}
+
+impl<T> Deref for Lent<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariant it is alive as long as `self` is.
+        unsafe { self.value.as_ref() }
     }
 }
 

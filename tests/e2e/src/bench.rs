@@ -349,7 +349,9 @@ impl Session<'_> {
             Err(e) => format!("{e:#}"),
         };
         format!(
-            "---- end of the guest console\n{}\n---- end of the host's log\n{}\n---- host counters\n{counters}\n",
+            "---- counters in the guest, without zeros\n{}\n---- end of the guest console\n{}\n---- end of the \
+             host's log\n{}\n---- host counters\n{counters}\n",
+            self.guest.network_counters(),
             tail(&String::from_utf8_lossy(&console), TAIL),
             tail(&self.bench.host_log(), TAIL),
         )

@@ -301,6 +301,24 @@ impl Guest {
         self.shell(": >/tmp/kernel-log", SHORT).map(drop)
     }
 
+    /// The counters of both interfaces and of the protocols above them, those that are not zero; for a
+    /// person, so what cannot be had is said in place.
+    pub fn network_counters(&self) -> String {
+        const SHOW: &str = "ethtool -S $0 | grep -v ': 0$'; ip -s -s link show dev $0; \
+            awk '{ if (head[$1]) { n = split(head[$1], name); for (i = 2; i <= n; i++) if ($i != 0) \
+            printf \"%s%s %s\\n\", $1, name[i], $i; head[$1] = \"\" } else head[$1] = $0 }' \
+            /proc/net/snmp /proc/net/netstat";
+        let mut text = String::new();
+        for end in [End::Near, End::Peer] {
+            let shown = self.try_at(end, &["sh", "-c", SHOW, end.interface()], SHORT);
+            text.push_str(&match shown {
+                Ok(outcome) => outcome.stdout + &outcome.stderr,
+                Err(error) => format!("{}: {error:#}\n", end.interface()),
+            });
+        }
+        text
+    }
+
     /// Nothing in the kernel's new messages is a report of a defect.
     pub fn no_kernel_report(&self) -> Result<()> {
         kernel_log::check(&self.run(&["sh", CHECK_PATH])?)

@@ -37,6 +37,9 @@ pub struct Report {
     pub answered: usize,
     /// Payload lengths of probes that had to be sent again.
     pub repeated: Vec<usize>,
+    /// Further echoes of probes that were answered already: as many of the repeated ones were late, not
+    /// lost.
+    pub late: usize,
     /// Payload lengths of probes that were never answered.
     pub lost: Vec<usize>,
     /// Payload lengths whose echo differed from what was sent.
@@ -94,6 +97,7 @@ pub fn sweep<E: Echo>(probes: &[Probe], settings: Settings, echo: &mut E) -> io:
         }
         sweep.repeat_late()?;
     }
+    sweep.collect_late(&mut buffer)?;
     let mut report = sweep.report;
     report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
@@ -155,7 +159,22 @@ impl<E: Echo> Sweep<'_, E> {
             self.report.corrupt.push(probe.length);
         } else if self.waiting.remove(&index).is_some() {
             self.report.answered += 1;
+        } else if !self.report.lost.contains(&probe.length) {
+            self.report.late += 1;
         }
+    }
+
+    /// Waits for the second echo of each probe that was sent again: if it comes, the first was only late.
+    fn collect_late(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let began = Instant::now();
+        while self.report.late < self.report.repeated.len()
+            && began.elapsed() < self.settings.patience * 2
+        {
+            if let Some(length) = self.echo.receive(buffer)? {
+                self.take(&buffer[..length]);
+            }
+        }
+        Ok(())
     }
 
     fn repeat_late(&mut self) -> io::Result<()> {
@@ -278,6 +297,34 @@ mod tests {
         assert!(report.repeated.contains(&3), "{report:?}");
         assert_eq!(report.corrupt, [64, 64, 64]);
         assert_eq!(report.answered, 799);
+    }
+
+    #[test]
+    fn an_echo_that_is_late_is_not_lost() {
+        /// Holds each echo back until the probe was sent twice.
+        #[derive(Default)]
+        struct Slow(VecDeque<Vec<u8>>, usize);
+        impl Echo for Slow {
+            fn send(&mut self, _: u32, payload: &[u8], _: Option<usize>) -> io::Result<()> {
+                self.0.push_back(payload.to_vec());
+                self.1 += 1;
+                Ok(())
+            }
+            fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+                let echo = (self.1 >= 2).then(|| self.0.pop_front()).flatten();
+                if echo.is_none() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(echo.map(|bytes| {
+                    buffer[..bytes.len()].copy_from_slice(&bytes);
+                    bytes.len()
+                }))
+            }
+        }
+        let report = sweep(&probes(100..=100), QUICK, &mut Slow::default()).expect("sweeps");
+        assert_eq!((report.answered, report.late), (1, 1));
+        assert_eq!(report.repeated, [100]);
+        assert!(report.lost.is_empty());
     }
 
     #[test]
