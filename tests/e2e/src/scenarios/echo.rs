@@ -84,10 +84,11 @@ fn jumbo(guest: &Guest) -> Result<()> {
 fn jumbo_sweeps(guest: &Guest) -> Result<()> {
     // What goes over the wire has up to 14 + 40 + 8 bytes of headers before the payload and up to
     // 116 of RNDIS before those: each boundary may be met anywhere in this distance.
+    // Not over ICMP: what answers is one kernel socket for each CPU, and it drops answers when a few
+    // of this size wait for their completion.
     const AROUND: &str = "3880-4110,5930-6160,7980-8210,8900-8952";
     guest.udp_sweep(End::Near, Family::V4, AROUND, None)?;
     guest.udp_sweep(End::Peer, Family::V6, AROUND, None)?;
-    guest.icmp_sweep(End::Near, Family::V4, AROUND)?;
     guest.udp_sweep(
         End::Near,
         Family::V4,

@@ -32,38 +32,42 @@ pub const SCENARIOS: &[Scenario] = &[
 const ADDRESSES: &str = "cat /sys/class/net/*/address 2>/dev/null || true";
 
 fn remove_and_add(guest: &Guest) -> Result<()> {
-    let own = End::Peer.nic();
     for _ in 0..3 {
         // A flood of small packets in both directions, on the NIC that goes.
         let flood = guest.spawn_at(End::Near, &["ping", "-f", "-q", "-w", "60", End::Peer.v4()])?;
-        guest.host.remove_nic(own)?;
-        guest.wait_until("end of the peer interface", SHORT, || {
-            let argv = ["ip", "link", "show", "dev", End::Peer.interface()];
-            Ok(!guest.try_at(End::Peer, &argv, SHORT)?.success())
-        })?;
+        replace_peer(guest)?;
         guest.agent.kill(flood, 2)?;
         guest.ended(flood, SHORT)?;
-        guest.wait_until("the host's end of the NIC", SHORT, || {
-            guest.host.counters().map(|c| c.devices() == 1)
-        })?;
-        let counters = guest.host.counters()?;
-        let open = counters.open_channels(End::Near)?;
-        ensure!(
-            counters.all_open_channels() == open,
-            "{} channels are open at the host, {open} of them belong to eth0",
-            counters.all_open_channels()
-        );
-        guest
-            .host
-            .add_nic(&nic_specification(End::Peer, guest.machine))?;
-        guest.wait_until("the new interface", SHORT, || {
-            let found = guest.shell(ADDRESSES, SHORT)?;
-            Ok(found.contains(End::Peer.mac()))
-        })?;
-        guest.configure(guest.machine.most_channels())?;
-        guest.ping_both_ways()?;
     }
     Ok(())
+}
+
+/// Takes the peer's NIC away, sees that the host is left clean, and gives it back, configured.
+pub fn replace_peer(guest: &Guest) -> Result<()> {
+    guest.host.remove_nic(End::Peer.nic())?;
+    guest.wait_until("end of the peer interface", SHORT, || {
+        let argv = ["ip", "link", "show", "dev", End::Peer.interface()];
+        Ok(!guest.try_at(End::Peer, &argv, SHORT)?.success())
+    })?;
+    guest.wait_until("the host's end of the NIC", SHORT, || {
+        guest.host.counters().map(|c| c.devices() == 1)
+    })?;
+    let counters = guest.host.counters()?;
+    let open = counters.open_channels(End::Near)?;
+    ensure!(
+        counters.all_open_channels() == open,
+        "{} channels are open at the host, {open} of them belong to eth0",
+        counters.all_open_channels()
+    );
+    guest
+        .host
+        .add_nic(&nic_specification(End::Peer, guest.machine))?;
+    guest.wait_until("the new interface", SHORT, || {
+        let found = guest.shell(ADDRESSES, SHORT)?;
+        Ok(found.contains(End::Peer.mac()))
+    })?;
+    guest.configure(guest.machine.most_channels())?;
+    guest.ping_both_ways()
 }
 
 fn third(guest: &Guest) -> Result<()> {
@@ -81,6 +85,9 @@ fn third(guest: &Guest) -> Result<()> {
         guest.wait_until("end of the third interface", SHORT, || {
             let found = guest.shell(ADDRESSES, SHORT)?;
             Ok(!found.contains(MAC))
+        })?;
+        guest.wait_until("the host's end of the NIC", SHORT, || {
+            guest.host.counters().map(|c| c.devices() == 2)
         })?;
         traffic.still_runs()?;
     }

@@ -9,6 +9,7 @@ mod channels;
 mod echo;
 mod hotplug;
 mod identity;
+mod life;
 mod lifecycle;
 mod reload;
 mod versions;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Scenario> {
         attach_faults::SCENARIOS,
         reload::SCENARIOS,
         versions::SCENARIOS,
+        life::SCENARIOS,
     ]
     .concat()
 }
