@@ -95,6 +95,16 @@ impl Attachment {
         self.parts.queues.len() as u16
     }
 
+    /// Whether the host took a sub-channel away, but not the device.
+    pub(crate) fn lost_subchannel(&self, config: &Config<'_>) -> bool {
+        let mut rescinded = self.parts.queues.iter().map(|queue| {
+            let channel = queue.napi().channel.get_config(config);
+            channel.is_some_and(|channel| channel.reference().rescinded())
+        });
+        // The primary comes first.
+        rescinded.next() == Some(false) && rescinded.any(|lost| lost)
+    }
+
     /// The CPU that channel `index` interrupts.
     pub(crate) fn target_cpu(&self, config: &Config<'_>, index: usize) -> Option<u32> {
         let queue = self.parts.queues.get(index)?;
@@ -266,7 +276,7 @@ impl Parts {
                 }
             }
         }
-        self.shared.carrier_return.cancel();
+        self.shared.cancel_work();
         channel
     }
 

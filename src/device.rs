@@ -38,6 +38,8 @@ const ETHERNET_MTU: u32 = 1500;
 pub(crate) const LINK: usize = 1;
 /// Work of the device: tell the peers where we are.
 pub(crate) const ANNOUNCE: usize = 2;
+/// Work of the device: a channel is gone.
+pub(crate) const REPAIR: usize = 4;
 
 /// What the packet paths need, while the device is attached.
 pub(crate) struct DataPath {
@@ -277,6 +279,9 @@ impl Operations for Adapter {
         }
         if events & ANNOUNCE != 0 && dev.is_running() {
             dev.notify_peers(rtnl);
+        }
+        if events & REPAIR != 0 {
+            dev.control.lock().repair(dev, &Config::from(rtnl));
         }
     }
 

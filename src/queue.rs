@@ -3,7 +3,7 @@
 //! One channel of an attached device: its poll, its transmit state, what both share.
 
 use crate::buffers::{ReceiveArea, SendArea};
-use crate::device::{Adapter, LINK};
+use crate::device::{Adapter, LINK, REPAIR};
 use crate::mailbox::Mailbox;
 use crate::net::{
     Config, DelayedWork, Device, DeviceRef, InFlight, Napi, NapiRegistration, Poll, PollContext,
@@ -25,6 +25,9 @@ pub(crate) type Registration = NapiRegistration<Queue, Adapter>;
 /// Packets of frames that one queue may have on their way; a power of two.
 pub(crate) const MAX_IN_FLIGHT: usize = 512;
 
+/// Milliseconds from the loss of a channel to the rebuild.
+const REPAIR_MS: u32 = 1000;
+
 /// What the channels of one attach share.
 #[pin_data]
 pub(crate) struct Shared {
@@ -44,6 +47,9 @@ pub(crate) struct Shared {
     /// Brings the carrier back after a change of network.
     #[pin]
     pub(crate) carrier_return: DelayedWork<DeviceRef<Adapter>>,
+    /// Rebuilds the device without a channel that the host took away.
+    #[pin]
+    repair: DelayedWork<DeviceRef<Adapter>>,
 }
 
 impl Shared {
@@ -61,9 +67,21 @@ impl Shared {
                     dev.link.set_away(false);
                     dev.schedule_work(LINK);
                 }),
+                repair <- DelayedWork::new(dev.to_ref(), |dev| dev.schedule_work(REPAIR)),
             }? Error),
             GFP_KERNEL,
         )
+    }
+
+    /// The host took a sub-channel away: its flows get another one, at most a rebuild a second.
+    pub(crate) fn lost_channel(&self) {
+        self.repair.queue(REPAIR_MS);
+    }
+
+    /// Cancels what was to be done later, for teardown. Sleeps.
+    pub(crate) fn cancel_work(&self) {
+        self.carrier_return.cancel();
+        self.repair.cancel();
     }
 
     /// The channel for a flow hash; may exceed the number of channels in use.

@@ -112,21 +112,38 @@ impl Control {
                     dev,
                     format_args!("new configuration failed ({error:?}): going back"),
                 );
-                self.attach(dev, config, OnRefusal::Continue)
-                    .inspect_err(|error| {
-                        dev.carrier_off();
-                        Adapter::say_err(
-                            dev,
-                            format_args!(
-                                "old configuration failed too ({error:?}): no traffic until the \
-                             interface is set down and up again"
-                            ),
-                        );
-                    })
-                    .ok();
+                self.go_back(dev, config);
             }
         }
         result
+    }
+
+    /// Attaches with the settings that worked before, as far as the host grants them now.
+    fn go_back(&mut self, dev: &Device<Adapter>, config: &Config<'_>) {
+        if let Err(error) = self.attach(dev, config, OnRefusal::Continue) {
+            dev.carrier_off();
+            Adapter::say_err(
+                dev,
+                format_args!(
+                    "old configuration failed too ({error:?}): no traffic until the interface is set \
+                     down and up again"
+                ),
+            );
+        }
+    }
+
+    /// Rebuilds the device if the host took a sub-channel away, whose flows would go nowhere.
+    pub(crate) fn repair(&mut self, dev: &Device<Adapter>, config: &Config<'_>) {
+        let lost = |attachment: &Attachment| attachment.lost_subchannel(config);
+        if !self.attachment.as_ref().is_some_and(lost) {
+            return;
+        }
+        Adapter::say(
+            dev,
+            format_args!("host took a channel away: attaching again"),
+        );
+        self.detach(dev, config);
+        self.go_back(dev, config);
     }
 
     /// A rebuild fails where the host refuses what it granted before; what it refused all along is not

@@ -400,6 +400,8 @@ impl<'a> Tx<'a> {
         if error == SendError::Full {
             self.stats.no_space.add(1);
             self.stop();
+        } else if error == SendError::Rescinded {
+            self.queue.shared.lost_channel();
         }
     }
 

@@ -95,6 +95,12 @@ impl Host {
             .map(drop)
     }
 
+    /// Takes a sub-channel of a NIC away.
+    pub fn rescind(&self, nic: &str, channel: u32) -> Result<()> {
+        self.call(json!({"cmd": "rescind", "name": nic, "channel": channel}))
+            .map(drop)
+    }
+
     /// Adds a NIC, described as on the host's command line.
     pub fn add_nic(&self, specification: &str) -> Result<()> {
         self.call(json!({"cmd": "nic-add", "nic": specification}))

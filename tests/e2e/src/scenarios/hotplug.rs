@@ -26,6 +26,14 @@ pub const SCENARIOS: &[Scenario] = &[
         c_defect: None,
         run: third,
     },
+    Scenario {
+        name: "lost-sub-channel-is-replaced",
+        about: "the host takes one sub-channel away: its flows go on over a new one",
+        set: Set::Quick,
+        machine: Machine::COMMON,
+        c_defect: Some("L14: the flows of a lost sub-channel go nowhere until the user intervenes"),
+        run: lost_channel,
+    },
 ];
 
 /// Prints the addresses of all interfaces; one that goes away meanwhile is left out.
@@ -93,4 +101,26 @@ fn third(guest: &Guest) -> Result<()> {
     }
     traffic.finish()?;
     Ok(())
+}
+
+fn lost_channel(guest: &Guest) -> Result<()> {
+    let most = guest.machine.most_channels();
+    let attaches = guest.host.counters()?.attaches(End::Near)?;
+    guest.forget_kernel_log()?;
+    // Enough flows that some use the channel that goes.
+    let traffic = guest.background(End::Near, 8)?;
+    guest.host.rescind(End::Near.nic(), 2)?;
+    guest.wait_until("a new attach", SHORT, || {
+        Ok(guest.host.counters()?.attaches(End::Near)? > attaches)
+    })?;
+    guest.wait_until("all channels", SHORT, || {
+        Ok(guest.host.counters()?.open_channels(End::Near)? == u64::from(most))
+    })?;
+    traffic.finish()?;
+    let said = guest.kernel_messages("eth0.*took a channel away")?;
+    ensure!(
+        said.len() == 1,
+        "one channel was lost, and the kernel log says: {said:?}"
+    );
+    guest.ping_both_ways()
 }
