@@ -135,6 +135,10 @@ pub enum BackendSpec {
     Tap(String),
     /// Takes everything, gives nothing.
     Null,
+    /// Feeds the guest what the control socket's `generate` says; counts what it transmits.
+    Generator,
+    /// Counts what the guest transmits.
+    Sink,
 }
 
 impl FromStr for BackendSpec {
@@ -144,10 +148,12 @@ impl FromStr for BackendSpec {
         let (kind, name) = text.split_once(':').unwrap_or((text, ""));
         match (kind, name) {
             ("null", "") => Ok(BackendSpec::Null),
+            ("gen", "") => Ok(BackendSpec::Generator),
+            ("sink", "") => Ok(BackendSpec::Sink),
             ("switch", name) if is_name(name) => Ok(BackendSpec::Switch(name.into())),
             ("tap", name) if is_name(name) && name.len() < 16 => Ok(BackendSpec::Tap(name.into())),
             _ => bad(format!(
-                "backend: '{text}' is none of switch:NAME, tap:INTERFACE, null"
+                "backend: '{text}' is none of switch:NAME, tap:INTERFACE, gen, sink, null"
             )),
         }
     }
@@ -159,6 +165,8 @@ impl fmt::Display for BackendSpec {
             BackendSpec::Switch(name) => write!(f, "switch:{name}"),
             BackendSpec::Tap(name) => write!(f, "tap:{name}"),
             BackendSpec::Null => f.write_str("null"),
+            BackendSpec::Generator => f.write_str("gen"),
+            BackendSpec::Sink => f.write_str("sink"),
         }
     }
 }
@@ -281,6 +289,15 @@ mod tests {
         assert_eq!(spec.backend, BackendSpec::Tap("tap0".into()));
         assert_eq!((spec.speed_mbps, spec.link_up), (100, false));
         assert_eq!(spec.pcap, Some("x.pcap".into()));
+    }
+
+    #[test]
+    fn back_ends_read_as_they_are_written() {
+        for text in ["switch:a", "tap:t0", "null", "gen", "sink"] {
+            let spec: BackendSpec = text.parse().unwrap();
+            assert_eq!(spec.to_string(), text);
+        }
+        assert!("gen:x".parse::<BackendSpec>().is_err());
     }
 
     #[test]

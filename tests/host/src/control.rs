@@ -18,6 +18,8 @@
 //! | `nic-add` | `nic`: text as after `--nic` | `{"name": ...}` |
 //! | `nic-remove` | `name` | null |
 //! | `link` | `name`, `up`: bool, `speed_mbps`: optional | null |
+//! | `generate` | `name`, `load`: [`Load`] or null to stop | null; a NIC with back end `gen` |
+//! | `gap-restart` | `name` | null; back end `gen` or `sink` measures its longest gap anew |
 //! | `rescind` | `name`, `channel`: sub-channel index from 1 | null |
 //! | `poweroff` | | null; presses the ACPI power button |
 //! | `quit` | | null; ends the host program |
@@ -25,6 +27,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::backend::generator::Load;
 use crate::config::NicSpec;
 use crate::fault::FaultSpec;
 
@@ -84,6 +87,18 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         speed_mbps: Option<u32>,
     },
+    /// Starts, changes or stops the packet generator of a NIC.
+    Generate {
+        /// Name of the NIC.
+        name: String,
+        /// What to generate; nothing if null.
+        load: Option<Load>,
+    },
+    /// Measures the longest time without a frame from the guest anew.
+    GapRestart {
+        /// Name of the NIC.
+        name: String,
+    },
     /// Takes a sub-channel away.
     Rescind {
         /// Name of the NIC.
@@ -135,6 +150,10 @@ pub trait ControlTarget: Send + Sync {
     fn nic_remove(&self, name: &str) -> Result<(), String>;
     /// Changes a NIC's carrier and, if given, its speed.
     fn link(&self, name: &str, up: bool, speed_mbps: Option<u32>) -> Result<(), String>;
+    /// Starts, changes or (`None`) stops a NIC's packet generator.
+    fn generate(&self, name: &str, load: Option<Load>) -> Result<(), String>;
+    /// Measures the longest time without a frame from the guest anew.
+    fn restart_gap(&self, name: &str) -> Result<(), String>;
     /// Rescinds a sub-channel.
     fn rescind(&self, name: &str, channel: u16) -> Result<(), String>;
     /// Presses the power button.
@@ -171,6 +190,8 @@ pub fn execute(target: &dyn ControlTarget, command: Command) -> Outcome {
             up,
             speed_mbps,
         } => null(target.link(&name, up, speed_mbps)),
+        Command::Generate { name, load } => null(target.generate(&name, load)),
+        Command::GapRestart { name } => null(target.restart_gap(&name)),
         Command::Rescind { name, channel } => null(target.rescind(&name, channel)),
         Command::Poweroff => {
             target.power_button();
@@ -208,6 +229,20 @@ mod tests {
         let fault = json!({"point": "vmbus.open", "nth": 2, "action": "silent"});
         let request = parse(json!({"cmd": "fault", "fault": fault}));
         assert!(matches!(request.command, Command::Fault { fault } if fault.nth == 2));
+        let load = json!({"frame": 60, "rate": 500});
+        let request = parse(json!({"cmd": "generate", "name": "a", "load": load}));
+        let load = Load {
+            frame: 60,
+            flows: 1,
+            rate: 500,
+        };
+        let generate = |load| Command::Generate {
+            name: "a".into(),
+            load,
+        };
+        assert_eq!(request.command, generate(Some(load)));
+        let request = parse(json!({"cmd": "generate", "name": "a", "load": null}));
+        assert_eq!(request.command, generate(None));
         let request = parse(json!({"cmd": "fault-log"}));
         assert_eq!(request.command, Command::FaultLog { reset: false });
         assert!(serde_json::from_value::<Request>(json!({"cmd": "dance"})).is_err());

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{json, Map, Value};
 
+use crate::backend::generator::{Generator, GeneratorHandle, Load};
 use crate::backend::null::Null;
+use crate::backend::sink::{Sink, SinkHandle};
 use crate::backend::switch::{Forwarding, Switch, DEFAULT_QUEUE};
 use crate::backend::tap::Tap;
 use crate::backend::Backend;
@@ -24,6 +26,42 @@ struct PluggedNic {
     device: DeviceId,
     handle: NicHandle,
     mac: [u8; 6],
+    generator: Option<GeneratorHandle>,
+    sink: Option<SinkHandle>,
+}
+
+/// A back end and, as far as it has them, the handles that the control socket uses.
+struct Wiring {
+    backend: Box<dyn Backend>,
+    generator: Option<GeneratorHandle>,
+    sink: Option<SinkHandle>,
+}
+
+impl Wiring {
+    /// A back end that nobody controls.
+    fn plain(backend: impl Backend + 'static) -> Self {
+        Wiring {
+            backend: Box::new(backend),
+            generator: None,
+            sink: None,
+        }
+    }
+
+    fn sink(sink: Sink) -> Self {
+        Wiring {
+            sink: Some(sink.handle()),
+            ..Wiring::plain(sink)
+        }
+    }
+
+    fn generator(generator: Generator) -> Self {
+        let handle = generator.handle();
+        Wiring {
+            sink: Some(handle.sink()),
+            generator: Some(handle),
+            ..Wiring::plain(generator)
+        }
+    }
 }
 
 #[derive(Default)]
@@ -83,20 +121,22 @@ impl Nics {
         free.ok_or_else(|| "all names are taken".into())
     }
 
-    fn backend(&mut self, spec: &BackendSpec) -> Result<Box<dyn Backend>, String> {
-        match spec {
-            BackendSpec::Null => Ok(Box::new(Null::default())),
-            BackendSpec::Tap(name) => match Tap::open(name) {
-                Ok(tap) => Ok(Box::new(tap)),
-                Err(error) => Err(format!("backend: {error}")),
-            },
+    fn wire(&mut self, spec: &NicSpec) -> Result<Wiring, String> {
+        let failed = |error: std::io::Error| format!("backend: {}: {error}", spec.backend);
+        match &spec.backend {
+            BackendSpec::Null => Ok(Wiring::plain(Null::default())),
+            BackendSpec::Sink => Ok(Wiring::sink(Sink::default())),
+            BackendSpec::Generator => Generator::new(spec.mac.0)
+                .map(Wiring::generator)
+                .map_err(failed),
+            // Its errors name the interface.
+            BackendSpec::Tap(name) => Tap::open(name)
+                .map(Wiring::plain)
+                .map_err(|error| format!("backend: {error}")),
             BackendSpec::Switch(name) => {
                 let new = || Switch::new(Forwarding::Learning, DEFAULT_QUEUE);
                 let switch = self.switches.entry(name.clone()).or_insert_with(new);
-                match switch.port() {
-                    Ok(port) => Ok(Box::new(port)),
-                    Err(error) => Err(format!("backend: {spec}: {error}")),
-                }
+                switch.port().map(Wiring::plain).map_err(failed)
             }
         }
     }
@@ -157,8 +197,8 @@ impl ControlTarget for TestHost {
         if let Some((other, _)) = nics.plugged.iter().find(|(_, nic)| nic.mac == spec.mac.0) {
             return Err(format!("mac: {} is the address of '{other}'", spec.mac));
         }
-        let backend = nics.backend(&spec.backend)?;
-        let nic = Netvsp::new(nic_config(&name, &spec, self.nvsp), backend)
+        let wiring = nics.wire(&spec)?;
+        let nic = Netvsp::new(nic_config(&name, &spec, self.nvsp), wiring.backend)
             .map_err(|error| error.to_string())?;
         let handle = nic.handle();
         let device = self
@@ -169,6 +209,8 @@ impl ControlTarget for TestHost {
             device,
             handle,
             mac: spec.mac.0,
+            generator: wiring.generator,
+            sink: wiring.sink,
         };
         nics.plugged.insert(name.clone(), plugged);
         Ok(name)
@@ -190,6 +232,23 @@ impl ControlTarget for TestHost {
             }
             nic.handle.set_link(up);
         })
+    }
+
+    fn generate(&self, name: &str, load: Option<Load>) -> Result<(), String> {
+        let generator = self.with_nic(name, |nic| nic.generator.clone())?;
+        let Some(generator) = generator else {
+            return Err(format!("NIC '{name}' has no generator (backend=gen)"));
+        };
+        generator.generate(load)
+    }
+
+    fn restart_gap(&self, name: &str) -> Result<(), String> {
+        let sink = self.with_nic(name, |nic| nic.sink.clone())?;
+        let Some(sink) = sink else {
+            return Err(format!("NIC '{name}' does not count (backend=gen or sink)"));
+        };
+        sink.restart_gap();
+        Ok(())
     }
 
     fn rescind(&self, name: &str, channel: u16) -> Result<(), String> {

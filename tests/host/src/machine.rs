@@ -158,7 +158,7 @@ impl Shared {
     pub fn counters(&self) -> Value {
         let vcpus: Vec<Value> = self.vcpus.iter().map(VcpuStats::counters).collect();
         json!({
-            "uptime_ms": self.start.elapsed().as_millis() as u64,
+            "uptime_us": self.start.elapsed().as_micros() as u64,
             "vcpus": vcpus,
             "synic": self.partition.counters(),
             "console_bytes_dropped": self.ports.console.dropped(),

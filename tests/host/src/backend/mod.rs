@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What a NIC of the test host is wired to: another NIC ([`switch`]), a TAP interface of the
-//! machine ([`tap`]) or nothing ([`null`]). [`pcap`] records the frames of any NIC.
+//! machine ([`tap`]), a packet generator ([`generator`]), a counter ([`sink`]) or nothing
+//! ([`null`]). [`pcap`] records the frames of any NIC.
 //!
 //! Frames cross this seam as [`frame::Frame`]: Ethernet bytes without FCS plus the metadata that a
 //! NIC passes beside them (VLAN tag, checksum state, segmentation request).
 
 pub mod checksum;
 pub mod frame;
+pub mod generator;
 pub mod headers;
 pub mod null;
 pub mod pcap;
 pub mod segment;
+pub mod sink;
 pub mod switch;
 pub mod tap;
 
@@ -55,7 +58,7 @@ impl TxDrop {
 
 /// One end of a wire. Used by the worker thread of one NIC only.
 pub trait Backend: Send {
-    /// Short name for counters: `switch`, `tap`, `null`.
+    /// Short name for counters, as in a NIC's description: `switch`, `tap`, `gen`, `sink`, `null`.
     fn kind(&self) -> &'static str;
     /// What the back end finishes itself.
     fn takes(&self) -> Takes {

@@ -80,6 +80,7 @@ fn id_of(line: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::generator::Load;
     use crate::config::NicSpec;
     use crate::fault::FaultSpec;
     use crate::stream::Endpoint;
@@ -121,6 +122,15 @@ mod tests {
             self.note(format!("link {name} {up} {speed:?}"));
             Ok(())
         }
+        fn generate(&self, name: &str, load: Option<Load>) -> Result<(), String> {
+            let frame = load.map_or(0, |load| load.frame);
+            self.note(format!("generate {name} {frame}"));
+            Ok(())
+        }
+        fn restart_gap(&self, name: &str) -> Result<(), String> {
+            self.note(format!("gap {name}"));
+            Ok(())
+        }
         fn rescind(&self, _: &str, _: u16) -> Result<(), String> {
             Ok(())
         }
@@ -150,13 +160,15 @@ mod tests {
         assert!(got["error"].as_str().unwrap().contains("no mac"));
         let got = ask(r#"{"id":4,"cmd":"link","name":"a","up":true,"speed_mbps":100}"#);
         assert_eq!(got, json!({"id": 4, "ok": null}));
+        ask(r#"{"cmd":"generate","name":"g","load":{"frame":64}}"#);
+        ask(r#"{"cmd":"gap-restart","name":"g"}"#);
         let got = ask(r#"{"id":5,"cmd":"jump"}"#);
         assert_eq!(got["id"], 5);
         assert!(got["error"].as_str().unwrap().contains("jump"));
         assert_eq!(ask("nonsense")["id"], 0);
         assert_eq!(ask(r#"{"cmd":"quit"}"#)["ok"], Value::Null);
         let seen = target.0.lock().unwrap().clone();
-        assert_eq!(seen, ["link a true Some(100)", "quit"]);
+        assert_eq!(seen, ["link a true Some(100)", "generate g 64", "gap g", "quit"]);
     }
 
     #[test]
