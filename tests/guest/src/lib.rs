@@ -13,14 +13,18 @@
 //! * `pattern`: reproducible bytes and their checksum;
 //! * `tcp`: checked bulk transfer;
 //! * `sweep`: every payload length, echoed and compared, over `udp` or `icmp`.
+//!
+//! For measurements: `load`, unchecked TCP; `rebind`, how long an attach takes.
 
 pub mod device;
 pub mod files;
 pub mod frame;
 pub mod icmp;
+pub mod load;
 pub mod pattern;
 pub mod process;
 pub mod protocol;
+pub mod rebind;
 pub mod server;
 pub mod sweep;
 pub mod tcp;

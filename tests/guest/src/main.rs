@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use guest_agent::icmp::IcmpEcho;
 use guest_agent::sweep::{parse_lengths, sweep, Probe, Report, Settings};
 use guest_agent::udp::UdpEcho;
-use guest_agent::{device, server, tcp, udp};
+use guest_agent::{device, load, rebind, server, tcp, udp};
 
 #[derive(Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
@@ -91,6 +91,68 @@ enum Traffic {
         #[command(flatten)]
         sweep: Sweep,
     },
+    #[command(flatten)]
+    Measure(Measure),
+}
+
+/// What measures and does not judge.
+#[derive(Subcommand)]
+enum Measure {
+    /// Throw away what comes over TCP, until killed.
+    TcpDrain {
+        /// Address and port to listen at.
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Answer every byte over TCP with one, until killed.
+    TcpAnswer {
+        /// Address and port to listen at.
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Send zeroes over TCP to a tcp-drain.
+    TcpFlood {
+        /// Address and port of the tcp-drain.
+        #[arg(long)]
+        to: SocketAddr,
+        /// Connections, in parallel.
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
+        #[command(flatten)]
+        time: Time,
+    },
+    /// Exchange single bytes with a tcp-answer, and say how long that takes.
+    TcpRoundTrips {
+        /// Address and port of the tcp-answer.
+        #[arg(long)]
+        to: SocketAddr,
+        #[command(flatten)]
+        time: Time,
+    },
+    /// Take a network device from hv_netvsc and give it back, and say how long that takes.
+    Rebind {
+        /// Its name in /sys/bus/vmbus/devices.
+        #[arg(long)]
+        device: String,
+        /// Queues its interface must have at the end.
+        #[arg(long)]
+        queues: usize,
+        #[command(flatten)]
+        patience: Patience,
+    },
+}
+
+#[derive(Args)]
+struct Time {
+    /// How long, in milliseconds.
+    #[arg(long = "ms")]
+    milliseconds: u64,
+}
+
+impl Time {
+    fn duration(&self) -> Duration {
+        Duration::from_millis(self.milliseconds)
+    }
 }
 
 #[derive(Args)]
@@ -232,7 +294,40 @@ fn run_traffic(traffic: Traffic) -> Result<ExitCode> {
             let probes = options.probes(None);
             sweep_report(sweep(&probes, options.settings(), &mut echo)?)
         }
+        Traffic::Measure(what) => measure(what),
     }
+}
+
+fn measure(what: Measure) -> Result<ExitCode> {
+    let report = match what {
+        Measure::TcpDrain { listen } => {
+            load::drain(listen).with_context(|| format!("draining at {listen}"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Measure::TcpAnswer { listen } => {
+            load::answer(listen).with_context(|| format!("answering at {listen}"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Measure::TcpFlood {
+            to,
+            connections,
+            time,
+        } => {
+            let bytes = load::flood(to, connections, time.duration());
+            serde_json::to_string(&bytes.with_context(|| format!("sending to {to}"))?)?
+        }
+        Measure::TcpRoundTrips { to, time } => {
+            let trips = load::round_trips(to, time.duration());
+            serde_json::to_string(&trips.with_context(|| format!("round trips to {to}"))?)?
+        }
+        Measure::Rebind {
+            device,
+            queues,
+            patience,
+        } => serde_json::to_string(&rebind::rebind(&device, queues, patience.duration())?)?,
+    };
+    println!("{report}");
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Patience {
