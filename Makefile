@@ -15,7 +15,7 @@ scripts := $(dir $(lastword $(MAKEFILE_LIST)))scripts
 MAKEFLAGS += --no-print-directory
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
-.PHONY: all module kdir install demo shell e2e test lint check check-full rust-analyzer clean clean-cache help
+.PHONY: all module kdir install demo shell e2e bench test lint check check-full rust-analyzer clean clean-cache help
 
 all: module
 
@@ -58,6 +58,10 @@ lint:
 ## e2e: end-to-end scenarios (DRIVER=rust|c|both, SCENARIO=name, ARGS=more, as in ARGS=--list)
 e2e:
 	@$(scripts)/e2e $(ARGS)
+
+## bench: the C driver and ours side by side, into build/bench (QUICK=1: under ten minutes)
+bench:
+	@$(scripts)/e2e bench $(if $(QUICK),--quick) $(ARGS)
 
 ## rust-analyzer: describe kernel side and host side to editors
 rust-analyzer:

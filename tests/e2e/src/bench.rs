@@ -13,11 +13,12 @@ use serde_json::Value;
 
 use crate::agent::{Agent, Job};
 use crate::artifacts::{required, Acceleration, Artifacts};
+use crate::benchmark::{Port, Schedule};
 use crate::fault::Infrastructure;
 use crate::guest::{End, Guest};
 use crate::host::Host;
 use crate::l1::L1;
-use crate::scenario::{Driver, Kernel, Machine};
+use crate::scenario::{Driver, Kernel, Machine, Wiring};
 
 /// Time for a guest to boot (15 seconds on an idle machine under TCG, 45 for the debug kernel).
 const BOOT: Duration = Duration::from_secs(400);
@@ -57,6 +58,9 @@ enum Process {
     InL1(Job),
     Here(Mutex<Child>),
 }
+
+/// A program next to the test host.
+pub struct Below(Process);
 
 /// A booted guest. Dropping it ends it.
 pub struct Session<'a> {
@@ -240,6 +244,63 @@ impl Bench {
         }
     }
 
+    /// Whether the guest is emulated, and so is what is below it.
+    pub fn is_emulated(&self) -> bool {
+        matches!(self.outer, Outer::L1 { .. })
+    }
+
+    /// How long the emulator of the machine below ran and waited; `None` if there is none.
+    pub fn emulator_schedule(&self) -> Result<Option<Schedule>> {
+        match &self.outer {
+            Outer::L1 { l1, .. } => l1.schedule().map(Some),
+            Outer::Direct { .. } => Ok(None),
+        }
+    }
+
+    /// Starts a program of the agent (its arguments) on the machine that the test host runs on.
+    pub fn start_below(&self, arguments: &[&str]) -> Result<Below> {
+        match &self.outer {
+            Outer::L1 { l1, .. } => {
+                let argv = ["/agent"].iter().chain(arguments);
+                let command = guest_agent::protocol::Command {
+                    argv: argv.map(|&a| a.to_owned()).collect(),
+                    ..Default::default()
+                };
+                let job = l1.agent.spawn(command).map_err(Infrastructure::wrap)?;
+                Ok(Below(Process::InL1(job)))
+            }
+            Outer::Direct { artifacts } => {
+                let agent = required(&artifacts.hvhost, "hvhost")?.with_file_name("guest-agent");
+                let child = Command::new("setpriv")
+                    .args(["--pdeathsig", "KILL"])
+                    .arg(&agent)
+                    .args(arguments)
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .spawn()
+                    .with_context(|| format!("cannot run '{}'", agent.display()))?;
+                Ok(Below(Process::Here(Mutex::new(child))))
+            }
+        }
+    }
+
+    /// Ends a program that was started by [`Bench::start_below`].
+    pub fn end_below(&self, below: &Below) -> Result<()> {
+        match (&below.0, &self.outer) {
+            (Process::InL1(job), Outer::L1 { l1, .. }) => {
+                l1.agent.kill(*job, 9)?;
+                l1.agent.poll(*job, Duration::from_secs(10)).map(drop)?;
+            }
+            (Process::Here(child), _) => {
+                let mut child = lock(child);
+                child.kill()?;
+                child.wait()?;
+            }
+            (Process::InL1(_), Outer::Direct { .. }) => {}
+        }
+        Ok(())
+    }
+
     /// The log of the guest's console.
     pub fn console(&self) -> PathBuf {
         self.folder.join("console.log")
@@ -288,9 +349,14 @@ fn host_arguments(places: &Places, machine: Machine) -> Vec<String> {
         "--control".into(),
         places.control.clone(),
     ];
-    for end in [End::Near, End::Peer] {
-        arguments.push("--nic".into());
-        arguments.push(nic_specification(end, machine));
+    let nics: Vec<String> = match machine.wiring {
+        Wiring::Pair => [End::Near, End::Peer]
+            .map(|end| nic_specification(end, machine))
+            .into(),
+        Wiring::Benchmark => Port::ALL.map(|port| port.specification(machine)).into(),
+    };
+    for nic in nics {
+        arguments.extend(["--nic".into(), nic]);
     }
     if let Some(version) = machine.vmbus {
         arguments.extend(["--vmbus-version".into(), version.into()]);

@@ -101,6 +101,26 @@ impl Host {
             .map(drop)
     }
 
+    /// Has the generator of a NIC send `flows` flows of frames `frame` bytes long, `rate` a second in all or
+    /// as fast as the guest takes them if that is 0.
+    pub fn generate(&self, nic: &str, frame: u16, flows: u16, rate: u32) -> Result<()> {
+        let load = json!({"frame": frame, "flows": flows, "rate": rate});
+        self.call(json!({"cmd": "generate", "name": nic, "load": load}))
+            .map(drop)
+    }
+
+    /// Stops the generator of a NIC.
+    pub fn stop_generating(&self, nic: &str) -> Result<()> {
+        self.call(json!({"cmd": "generate", "name": nic, "load": null}))
+            .map(drop)
+    }
+
+    /// Measures anew the longest time in which a NIC got nothing from the guest.
+    pub fn restart_gap(&self, nic: &str) -> Result<()> {
+        self.call(json!({"cmd": "gap-restart", "name": nic}))
+            .map(drop)
+    }
+
     /// Adds a NIC, described as on the host's command line.
     pub fn add_nic(&self, specification: &str) -> Result<()> {
         self.call(json!({"cmd": "nic-add", "nic": specification}))

@@ -14,6 +14,7 @@ use anyhow::{bail, Context, Result};
 
 use crate::agent::Agent;
 use crate::artifacts::{required, Artifacts};
+use crate::benchmark::Schedule;
 use crate::fault::Infrastructure;
 
 /// Kernel parameters of L1: what costs timer interrupts or memory bandwidth is off, and the TSC is
@@ -66,6 +67,23 @@ impl L1 {
     pub fn port(&self, name: &str) -> Result<UnixStream> {
         let path = self.folder.join(format!("{name}.sock"));
         UnixStream::connect(&path).with_context(|| format!("cannot connect to {}", path.display()))
+    }
+
+    /// How long the thread that emulates the processor ran and waited.
+    pub fn schedule(&self) -> Result<Schedule> {
+        let qemu = self
+            .qemu
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tasks = format!("/proc/{}/task", qemu.id());
+        for task in std::fs::read_dir(&tasks).with_context(|| tasks.clone())? {
+            let task = task?.path();
+            let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+            if name.starts_with("CPU 0/") {
+                return Schedule::parse(&std::fs::read_to_string(task.join("schedstat"))?);
+            }
+        }
+        bail!("QEMU has no thread that is called 'CPU 0/...'")
     }
 
     /// An infrastructure fault if the emulator is gone.

@@ -5,12 +5,14 @@
 //!
 //! * `scenario`, `scenarios`: what is tested; `guest`, `traffic`, `ethtool`, `kernel_log`: with what;
 //! * `runner`, `report`: in which order, and what comes of it; `demo`, `shell`: for people;
+//! * `benchmark`: the C driver and ours side by side;
 //! * `bench`, `l1`, `artifacts`: booting; `agent`, `host`: the lines to the guest and to the host;
 //! * `fault`: telling a broken bench from a broken driver.
 
 mod agent;
 mod artifacts;
 mod bench;
+mod benchmark;
 mod demo;
 mod ethtool;
 mod fault;
@@ -56,6 +58,8 @@ enum Task {
     Demo,
     /// Open a console in a guest with the driver loaded.
     Shell,
+    /// Measure the C driver and ours side by side.
+    Bench(benchmark::Arguments),
 }
 
 #[derive(Args)]
@@ -125,7 +129,7 @@ fn run(cli: Cli) -> Result<bool> {
 
 fn run_task(cli: &Cli, selected: Vec<Scenario>, options: &Options) -> Result<bool> {
     let driver = cli.selection.driver.0.last().copied();
-    match cli.command {
+    match &cli.command {
         Some(Task::Demo) => {
             // A step that differs from what is expected is a failure, not a usage error.
             match demo::run(options, driver.unwrap_or(Driver::Rust)) {
@@ -137,6 +141,7 @@ fn run_task(cli: &Cli, selected: Vec<Scenario>, options: &Options) -> Result<boo
             }
         }
         Some(Task::Shell) => shell::run(options, driver.unwrap_or(Driver::Rust)).map(|()| true),
+        Some(Task::Bench(arguments)) => benchmark::run(options, arguments).map(|()| true),
         None => {
             let report = Report::new(options.details.clone(), cli.bench.verbose);
             let items = items(&cli.selection.driver, selected, &report);

@@ -36,6 +36,15 @@ pub enum Set {
     Full,
 }
 
+/// What the NICs of a machine are wired to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Wiring {
+    /// Two NICs to each other.
+    Pair,
+    /// One NIC to the machine below, one to a packet generator, one to a sink.
+    Benchmark,
+}
+
 /// The virtual machine a scenario needs. Scenarios with equal machines share boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Machine {
@@ -47,6 +56,8 @@ pub struct Machine {
     pub vmbus: Option<&'static str>,
     /// Highest NVSP version the host accepts, as hvhost writes it; its highest if `None`.
     pub nvsp: Option<&'static str>,
+    /// Its NICs.
+    pub wiring: Wiring,
 }
 
 impl Machine {
@@ -56,6 +67,7 @@ impl Machine {
         queues: 8,
         vmbus: None,
         nvsp: None,
+        wiring: Wiring::Pair,
     };
 
     /// Channels a driver gets at most: one per processor, and no more than the host offers.

@@ -84,7 +84,11 @@ fn flood_one(mut stream: TcpStream, end: Instant) -> io::Result<u64> {
         stream.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
         match stream.write(&chunk) {
             Ok(n) => bytes += n as u64,
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) => {}
             Err(e) => return Err(e),
         }
     }
@@ -160,7 +164,10 @@ mod tests {
         let to = served(answer);
         let trips = round_trips(to, Duration::from_millis(100)).expect("exchanges");
         assert!(trips.count > 10, "{trips:?}");
-        assert!(0 < trips.p99_us && trips.p50_us <= trips.p99_us, "{trips:?}");
+        assert!(
+            0 < trips.p99_us && trips.p50_us <= trips.p99_us,
+            "{trips:?}"
+        );
     }
 
     #[test]

@@ -63,7 +63,10 @@ fn micros(since: Instant) -> u64 {
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::write(path, text).map_err(|e| {
-        io::Error::new(e.kind(), format!("cannot write '{text}' to {}: {e}", path.display()))
+        io::Error::new(
+            e.kind(),
+            format!("cannot write '{text}' to {}: {e}", path.display()),
+        )
     })
 }
 

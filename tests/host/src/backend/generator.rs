@@ -345,9 +345,7 @@ mod tests {
         let generator = Generator::new(MAC).expect("timer");
         let handle = generator.handle();
         for rate in [0, 1000] {
-            handle
-                .generate(Some(load(60, 1, rate)))
-                .expect("starts");
+            handle.generate(Some(load(60, 1, rate))).expect("starts");
             let mut expired = handle.lock();
             assert!(expired.timer.is_armed().expect("asks") || rate == 0);
             assert!(expired.timer.wait().expect("waits") >= 1);

@@ -168,7 +168,10 @@ mod tests {
         assert_eq!(ask("nonsense")["id"], 0);
         assert_eq!(ask(r#"{"cmd":"quit"}"#)["ok"], Value::Null);
         let seen = target.0.lock().unwrap().clone();
-        assert_eq!(seen, ["link a true Some(100)", "generate g 64", "gap g", "quit"]);
+        assert_eq!(
+            seen,
+            ["link a true Some(100)", "generate g 64", "gap g", "quit"]
+        );
     }
 
     #[test]
