@@ -4,6 +4,7 @@
 //!
 //! One JSON object a line in each direction; every request is answered by one line.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
@@ -119,6 +120,18 @@ impl Host {
     pub fn restart_gap(&self, nic: &str) -> Result<()> {
         self.call(json!({"cmd": "gap-restart", "name": nic}))
             .map(drop)
+    }
+
+    /// Begins to note where the guest is, after every so many microseconds of a processor's time.
+    pub fn start_profile(&self, period_us: u32) -> Result<()> {
+        self.call(json!({"cmd": "profile", "period_us": period_us}))
+            .map(drop)
+    }
+
+    /// Ends that: how often the guest was found at each address (in hexadecimal).
+    pub fn finish_profile(&self) -> Result<BTreeMap<String, u64>> {
+        let samples = self.call(json!({"cmd": "profile-finish"}))?;
+        serde_json::from_value(samples).context("the host's profile")
     }
 
     /// Adds a NIC, described as on the host's command line.

@@ -14,7 +14,7 @@
 //! * `tcp`: checked bulk transfer;
 //! * `sweep`: every payload length, echoed and compared, over `udp` or `icmp`.
 //!
-//! For measurements: `load`, unchecked TCP; `rebind`, how long an attach takes.
+//! For measurements: `load`, unchecked TCP; `rebind`, how long an attach takes; `symbols`, names for samples.
 
 pub mod device;
 pub mod files;
@@ -27,5 +27,6 @@ pub mod protocol;
 pub mod rebind;
 pub mod server;
 pub mod sweep;
+pub mod symbols;
 pub mod tcp;
 pub mod udp;

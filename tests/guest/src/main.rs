@@ -3,7 +3,8 @@
 //! The program inside the test machines: the agent, and the traffic it is told to make.
 //! Traffic subcommands print one line of JSON and exit with 0 if every byte was right.
 
-use std::io::BufWriter;
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use guest_agent::icmp::IcmpEcho;
 use guest_agent::sweep::{parse_lengths, sweep, Probe, Report, Settings};
+use guest_agent::symbols::{self, Symbols};
 use guest_agent::udp::UdpEcho;
 use guest_agent::{device, load, rebind, server, tcp, udp};
 
@@ -128,6 +130,15 @@ enum Measure {
         to: SocketAddr,
         #[command(flatten)]
         time: Time,
+    },
+    /// Name the functions in which samples were taken, most first.
+    Symbols {
+        /// Lines of an address and a number, as the host's profile has them.
+        #[arg(long)]
+        samples: PathBuf,
+        /// So many functions.
+        #[arg(long, default_value_t = 40)]
+        most: usize,
     },
     /// Take a network device from hv_netvsc and give it back, and say how long that takes.
     Rebind {
@@ -319,6 +330,15 @@ fn measure(what: Measure) -> Result<ExitCode> {
         Measure::TcpRoundTrips { to, time } => {
             let trips = load::round_trips(to, time.duration());
             serde_json::to_string(&trips.with_context(|| format!("round trips to {to}"))?)?
+        }
+        Measure::Symbols { samples, most } => {
+            let text = std::fs::read_to_string(&samples)
+                .with_context(|| format!("cannot read '{}'", samples.display()))?;
+            let samples = symbols::parse_samples(&text).map_err(anyhow::Error::msg)?;
+            let table = File::open("/proc/kallsyms").context("/proc/kallsyms")?;
+            let mut profile = Symbols::read(BufReader::new(table))?.profile(&samples);
+            profile.truncate(most);
+            serde_json::to_string(&profile)?
         }
         Measure::Rebind {
             device,

@@ -20,6 +20,8 @@
 //! | `link` | `name`, `up`: bool, `speed_mbps`: optional | null |
 //! | `generate` | `name`, `load`: [`Load`] or null to stop | null; a NIC with back end `gen` |
 //! | `gap-restart` | `name` | null; back end `gen` or `sink` measures its longest gap anew |
+//! | `profile` | `period_us`: CPU time between two samples, from 100 | null; the profile begins anew |
+//! | `profile-finish` | | `{ADDRESS: samples}`, in hexadecimal |
 //! | `rescind` | `name`, `channel`: sub-channel index from 1 | null |
 //! | `poweroff` | | null; presses the ACPI power button |
 //! | `quit` | | null; ends the host program |
@@ -99,6 +101,13 @@ pub enum Command {
         /// Name of the NIC.
         name: String,
     },
+    /// Begins to note where the guest is.
+    Profile {
+        /// Microseconds of a virtual processor's CPU time between two samples.
+        period_us: u32,
+    },
+    /// Ends that and tells.
+    ProfileFinish,
     /// Takes a sub-channel away.
     Rescind {
         /// Name of the NIC.
@@ -154,6 +163,10 @@ pub trait ControlTarget: Send + Sync {
     fn generate(&self, name: &str, load: Option<Load>) -> Result<(), String>;
     /// Measures the longest time without a frame from the guest anew.
     fn restart_gap(&self, name: &str) -> Result<(), String>;
+    /// Begins to note where the guest is.
+    fn start_profile(&self, period_us: u32) -> Result<(), String>;
+    /// Ends that: how often it was found at each address.
+    fn finish_profile(&self) -> Value;
     /// Rescinds a sub-channel.
     fn rescind(&self, name: &str, channel: u16) -> Result<(), String>;
     /// Presses the power button.
@@ -192,6 +205,8 @@ pub fn execute(target: &dyn ControlTarget, command: Command) -> Outcome {
         } => null(target.link(&name, up, speed_mbps)),
         Command::Generate { name, load } => null(target.generate(&name, load)),
         Command::GapRestart { name } => null(target.restart_gap(&name)),
+        Command::Profile { period_us } => null(target.start_profile(period_us)),
+        Command::ProfileFinish => Ok(target.finish_profile()),
         Command::Rescind { name, channel } => null(target.rescind(&name, channel)),
         Command::Poweroff => {
             target.power_button();

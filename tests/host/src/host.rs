@@ -251,6 +251,19 @@ impl ControlTarget for TestHost {
         Ok(())
     }
 
+    fn start_profile(&self, period_us: u32) -> Result<(), String> {
+        const SHORTEST_US: u32 = 100;
+        if period_us < SHORTEST_US {
+            return Err(format!("period_us: {period_us} is below {SHORTEST_US}"));
+        }
+        let started = self.machine.start_profile(period_us);
+        started.map_err(|error| format!("timers of the profile: {error}"))
+    }
+
+    fn finish_profile(&self) -> Value {
+        self.machine.finish_profile()
+    }
+
     fn rescind(&self, name: &str, channel: u16) -> Result<(), String> {
         let device = self.with_nic(name, |nic| nic.device)?;
         let done = self.server.rescind_subchannel(device, channel);

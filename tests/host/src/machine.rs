@@ -34,6 +34,7 @@ pub mod outcome;
 pub mod partition;
 mod ports;
 mod power;
+mod profile;
 mod serial;
 pub mod synic;
 mod vcpu;
@@ -42,6 +43,7 @@ use boot::{BootError, BootSource};
 use outcome::Outcome;
 use partition::Partition;
 use ports::Ports;
+use profile::Profile;
 use serial::SerialPort;
 use vcpu::VcpuStats;
 
@@ -116,6 +118,7 @@ pub struct Shared {
     partition: Arc<Partition>,
     ports: Ports,
     vcpus: Vec<VcpuStats>,
+    profile: Profile,
     stopping: AtomicBool,
     outcome: Mutex<Option<Outcome>>,
     stopped: Condvar,
@@ -147,6 +150,21 @@ impl Shared {
             let woken = self.stopped.wait(outcome);
             outcome = woken.unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Begins to note where the guest is, every so many microseconds of each virtual processor's CPU time.
+    pub fn start_profile(&self, period_us: u32) -> io::Result<()> {
+        let threads: Vec<i32> = self.vcpus.iter().filter_map(VcpuStats::thread).collect();
+        self.profile.start(&threads, period_us)
+    }
+
+    /// Ends that: how often the guest was found at each address, as JSON.
+    pub fn finish_profile(&self) -> Value {
+        let samples = self.profile.finish();
+        samples
+            .iter()
+            .map(|(address, count)| (format!("{address:x}"), json!(count)))
+            .collect()
     }
 
     /// Presses the ACPI power button.
@@ -197,6 +215,7 @@ impl Machine {
             partition: Arc::new(partition),
             ports,
             vcpus: vcpus.iter().map(|_| VcpuStats::default()).collect(),
+            profile: Profile::default(),
             stopping: AtomicBool::new(false),
             outcome: Mutex::new(None),
             stopped: Condvar::new(),

@@ -13,7 +13,7 @@ use super::moment::{Moment, NicCounts, Span};
 use super::network::{Network, ANSWER_PORT, BELOW, DRAIN_PORT, GUEST, PROGRAM};
 use super::statistics::median;
 use super::steal::StealWatch;
-use super::{Port, MACHINE};
+use super::Port;
 use crate::guest::{End, SHORT};
 
 /// Measures a cell (its name) for about this long.
@@ -69,6 +69,8 @@ const FULL_FRAME: f64 = 1514.0;
 const FLOWS: u16 = 8;
 /// Load runs this long before it is measured.
 const SETTLE: Duration = Duration::from_millis(400);
+/// CPU time between two samples of a profile.
+const PROFILE_PERIOD_US: u32 = 1000;
 /// Load must have begun by then.
 const BEGIN: Duration = Duration::from_secs(10);
 /// Frames a second through the guest while channels change: a gap is known to a millisecond.
@@ -76,9 +78,12 @@ const TRICKLE: u32 = 1000;
 /// How often a NIC is detached and attached for one measurement.
 const ATTACHES: usize = 3;
 
-/// Samples what goes on now, for `window`.
+/// Samples what goes on now, for `window`; takes the guest's profile meanwhile, if that is wanted.
 fn sample(network: &Network<'_>, window: Duration) -> Result<Span> {
     let host = &network.guest.host;
+    if network.profile.get() {
+        host.start_profile(PROFILE_PERIOD_US)?;
+    }
     let watch = StealWatch::start(network.bench)?;
     let before = Moment::read(&host.counters()?)?;
     std::thread::sleep(window);
@@ -257,7 +262,7 @@ fn channel_change(
     cell: &'static str,
     _window: Duration,
 ) -> Result<Vec<Measured>> {
-    let most = MACHINE.most_channels();
+    let most = network.guest.machine.most_channels();
     let host = &network.guest.host;
     network.forward(true)?;
     host.generate(Port::Generator.name(), FRAME_64, FLOWS, TRICKLE)?;
@@ -295,7 +300,7 @@ fn attach(network: &Network<'_>, cell: &'static str, _window: Duration) -> Resul
     let path = format!("/sys/class/net/{}/device", Port::Sink.name());
     let device = network.run(&["readlink", &path])?;
     let device = device.trim().rsplit('/').next().unwrap_or_default();
-    let queues = MACHINE.most_channels().to_string();
+    let queues = network.guest.machine.most_channels().to_string();
     let argv = [PROGRAM, "rebind", "--device", device, "--queues", &queues];
     let mut times = Vec::new();
     for _ in 0..ATTACHES {

@@ -5,7 +5,7 @@
 //! * `cells`: what is measured, and how; `network`: the guest's interfaces for it;
 //! * `moment`: the host's counters; `steal`: what other programs took from an emulated machine;
 //! * `measure`: quantities; `statistics`: ratios of many rounds;
-//! * `results`: the table and `results.json`; `plot`: the picture.
+//! * `results`: the table and `results.json`; `plot`: the picture; `profile`: where the guest spends its time.
 //!
 //! A round is one turn of each driver. The order changes from round to round (C, ours, ours, C, ...), so
 //! that whatever drifts in the machine meets both alike.
@@ -15,6 +15,7 @@ mod measure;
 mod moment;
 mod network;
 mod plot;
+mod profile;
 mod results;
 mod statistics;
 mod steal;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
+use crate::artifacts::Acceleration;
 use crate::bench::{Bench, Session};
 use crate::runner::Options;
 use crate::scenario::{Driver, Machine, Wiring};
@@ -83,10 +85,18 @@ impl Port {
     }
 }
 
-const MACHINE: Machine = Machine {
-    wiring: Wiring::Benchmark,
-    ..Machine::COMMON
-};
+/// The guest. Where it is emulated, all its processors share one: with more than two, most time would go
+/// into waiting for a processor that does not run.
+fn machine(acceleration: Acceleration) -> Machine {
+    Machine {
+        wiring: Wiring::Benchmark,
+        processors: match acceleration {
+            Acceleration::Kvm => 4,
+            Acceleration::Tcg => 2,
+        },
+        ..Machine::COMMON
+    }
+}
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +132,9 @@ pub struct Arguments {
     /// Measure these cells only, by the beginning of their names; may be repeated.
     #[arg(long)]
     cell: Vec<String>,
+    /// Tell in which functions the guest spends its time with each driver, instead of measuring (needs --cell).
+    #[arg(long, requires = "cell")]
+    profile: bool,
     /// Folder for results.json and plot.svg.
     #[arg(long, env = "E2E_BENCH_OUT", default_value = "build/bench")]
     out: PathBuf,
@@ -144,6 +157,9 @@ impl Arguments {
 /// Measures, prints the table, and writes results and plot.
 pub fn run(options: &Options, arguments: &Arguments) -> Result<()> {
     let effort = arguments.effort();
+    if arguments.profile {
+        return profile::run(options, &arguments.cell);
+    }
     let results = measure_all(options, effort, &arguments.cell)?;
     print!("{}", results.table());
     write(&results, &arguments.out)?;
@@ -175,17 +191,21 @@ impl Progress {
 fn measure_all(options: &Options, effort: Effort, cells: &[String]) -> Result<Results> {
     let progress = Progress(Instant::now());
     progress.say("booting a guest");
-    let bench = Bench::new(
-        &options.artifacts,
-        options.acceleration,
-        &options.folder.join("benchmark"),
-    )?;
-    let session = bench.boot(MACHINE, options.kernel, Driver::C)?;
+    let bench = bench(options)?;
+    let session = bench.boot(machine(options.acceleration), options.kernel, Driver::C)?;
     let measured = rounds(&bench, &session, effort, cells, &progress);
     if measured.is_err() {
         eprint!("{}", session.diagnosis());
     }
     measured
+}
+
+fn bench(options: &Options) -> Result<Bench> {
+    Bench::new(
+        &options.artifacts,
+        options.acceleration,
+        &options.folder.join("benchmark"),
+    )
 }
 
 fn rounds(

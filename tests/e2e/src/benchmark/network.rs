@@ -10,12 +10,13 @@
 //!
 //! What comes in at `gen0` is dropped by the guest's routing unless forwarding is on at `gen0`.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::measure::{Measured, Quantity};
-use super::{cells, Port, MACHINE};
+use super::{cells, Port};
 use crate::agent::Job;
 use crate::bench::{Below, Bench};
 use crate::guest::{End, Guest, SHORT};
@@ -40,6 +41,8 @@ pub struct Network<'a> {
     pub bench: &'a Bench,
     /// The guest.
     pub guest: &'a Guest,
+    /// The host takes a profile of the guest during each sample, and keeps it until it is asked for.
+    pub profile: Cell<bool>,
     drain: Job,
     servers: Vec<Below>,
 }
@@ -71,6 +74,7 @@ impl<'a> Network<'a> {
         Ok(Network {
             bench,
             guest,
+            profile: Cell::new(false),
             drain,
             servers,
         })
@@ -89,7 +93,7 @@ impl<'a> Network<'a> {
     pub fn load(&self) -> Result<Measured> {
         let before = self.available_kib()?;
         self.guest.load()?;
-        let channels = MACHINE.most_channels().to_string();
+        let channels = self.guest.machine.most_channels().to_string();
         let argv = ["sh", CONFIGURE_PATH, &channels];
         self.guest.at(End::Near, &argv, SHORT * 2)?;
         let taken = before - self.available_kib()?;

@@ -131,6 +131,13 @@ mod tests {
             self.note(format!("gap {name}"));
             Ok(())
         }
+        fn start_profile(&self, period_us: u32) -> Result<(), String> {
+            self.note(format!("profile {period_us}"));
+            Ok(())
+        }
+        fn finish_profile(&self) -> Value {
+            json!({"ff": 3})
+        }
         fn rescind(&self, _: &str, _: u16) -> Result<(), String> {
             Ok(())
         }
@@ -162,6 +169,8 @@ mod tests {
         assert_eq!(got, json!({"id": 4, "ok": null}));
         ask(r#"{"cmd":"generate","name":"g","load":{"frame":64}}"#);
         ask(r#"{"cmd":"gap-restart","name":"g"}"#);
+        ask(r#"{"cmd":"profile","period_us":500}"#);
+        assert_eq!(ask(r#"{"cmd":"profile-finish"}"#)["ok"]["ff"], 3);
         let got = ask(r#"{"id":5,"cmd":"jump"}"#);
         assert_eq!(got["id"], 5);
         assert!(got["error"].as_str().unwrap().contains("jump"));
@@ -170,7 +179,13 @@ mod tests {
         let seen = target.0.lock().unwrap().clone();
         assert_eq!(
             seen,
-            ["link a true Some(100)", "generate g 64", "gap g", "quit"]
+            [
+                "link a true Some(100)",
+                "generate g 64",
+                "gap g",
+                "profile 500",
+                "quit"
+            ]
         );
     }
 

@@ -76,6 +76,12 @@ impl VcpuStats {
         }
     }
 
+    /// The id of the thread, if it has begun and not ended.
+    pub fn thread(&self) -> Option<i32> {
+        let id = i32::try_from(self.thread.load(Ordering::Acquire)).ok()?;
+        (id > 0 && self.final_time.load(Ordering::Acquire) == 0).then_some(id)
+    }
+
     fn begin(&self) {
         // SAFETY: gettid takes nothing and cannot fail.
         let id = unsafe { libc::gettid() };
@@ -89,19 +95,24 @@ impl VcpuStats {
     }
 }
 
+/// The clock of a thread's CPU time: the complement of its id with three bits behind it, which say "per thread,
+/// as the scheduler accounts it". It is what `pthread_getcpuclockid` returns, but asking for the time of a
+/// thread that has ended is an error and nothing worse.
+pub fn thread_clock(id: i32) -> libc::clockid_t {
+    const PER_THREAD_SCHEDULED: i32 = 0b110;
+    !id << 3 | PER_THREAD_SCHEDULED
+}
+
 /// CPU time of a thread of this process in nanoseconds; `None` if it has ended. Unlike the figures in
 /// `/proc` it includes what ran since the last timer tick.
 fn thread_time(id: u64) -> Option<u64> {
-    /// A thread's CPU clock is the complement of its id, with these bits behind it (per thread, time as the
-    /// scheduler accounts it): what `pthread_getcpuclockid` returns for a thread that cannot have ended.
-    const PER_THREAD_SCHEDULED: i32 = 0b110;
     let id = i32::try_from(id).ok().filter(|id| *id > 0)?;
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: clock_gettime writes one timespec, and refuses clocks that do not exist.
-    let code = unsafe { libc::clock_gettime(!id << 3 | PER_THREAD_SCHEDULED, &mut time) };
+    let code = unsafe { libc::clock_gettime(thread_clock(id), &mut time) };
     let seconds = u64::try_from(time.tv_sec).ok()?;
     (code == 0).then_some(seconds * 1_000_000_000 + time.tv_nsec as u64)
 }
@@ -226,6 +237,11 @@ fn step(fd: &mut VcpuFd, vp: u32, shared: &Shared, stats: &VcpuStats) -> Option<
         Ok(exit) => exit,
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
             stats.count(Kind::Interrupted);
+            if shared.profile.is_on() {
+                if let Ok(regs) = fd.get_regs() {
+                    shared.profile.note(regs.rip);
+                }
+            }
             return None;
         }
         Err(error) => return Some(Outcome::Fault(format!("vCPU {vp}: {error}"))),

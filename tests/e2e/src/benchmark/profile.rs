@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the guest spends its time in a cell, with the C driver and with ours: why a ratio is what it is.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::{bail, Context, Result};
+
+use super::cells::{self, Cell};
+use super::network::{Network, PROGRAM};
+use super::{bench, machine, results};
+use crate::runner::Options;
+use crate::scenario::Driver;
+
+/// How long each cell is sampled.
+const WINDOW: Duration = Duration::from_secs(5);
+/// Functions that are shown.
+const SHOWN: usize = 45;
+const SAMPLES_PATH: &str = "/tmp/samples";
+
+/// Prints the profiles of the cells whose names begin like one of `wanted`.
+pub fn run(options: &Options, wanted: &[String]) -> Result<()> {
+    let chosen: Vec<&Cell> = cells::ALL
+        .iter()
+        .filter(|cell| wanted.iter().any(|w| cell.name.starts_with(w.as_str())))
+        .collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = cells::ALL.iter().map(|cell| cell.name).collect();
+        bail!(
+            "--cell: no cell begins with '{}' (cells: {})",
+            wanted.join("', '"),
+            names.join(", ")
+        );
+    }
+    let bench = bench(options)?;
+    let session = bench.boot(machine(options.acceleration), options.kernel, Driver::C)?;
+    let network = Network::prepare(&bench, &session.guest)?;
+    network.profile.set(true);
+    for driver in [Driver::C, Driver::Rust] {
+        session.guest.driver.set(driver);
+        network.load()?;
+        for cell in &chosen {
+            let found = (cell.measure)(&network, cell.name, WINDOW)
+                .with_context(|| format!("cell {}", cell.name))?;
+            let samples = session.guest.host.finish_profile()?;
+            println!("\n== {driver} driver");
+            for one in &found {
+                println!("{}", results::line(one));
+            }
+            print!("{}", shown(&named(&network, &samples)?, &samples));
+        }
+        network.unload()?;
+    }
+    network.end()
+}
+
+/// Functions and their samples, most first; the guest knows its own symbols.
+fn named(network: &Network<'_>, samples: &BTreeMap<String, u64>) -> Result<Vec<(String, u64)>> {
+    let mut lines = String::new();
+    for (address, count) in samples {
+        // Writing to a string cannot fail.
+        let _ = writeln!(lines, "{address} {count}");
+    }
+    network.guest.agent.write(SAMPLES_PATH, lines.as_bytes())?;
+    let most = SHOWN.to_string();
+    let argv = [
+        PROGRAM,
+        "symbols",
+        "--samples",
+        SAMPLES_PATH,
+        "--most",
+        &most,
+    ];
+    let text = network.run(&argv)?;
+    serde_json::from_str(&text).with_context(|| format!("the guest printed '{text}'"))
+}
+
+fn shown(functions: &[(String, u64)], samples: &BTreeMap<String, u64>) -> String {
+    let all: u64 = samples.values().sum();
+    let mut out = format!("{all} samples\n");
+    for (name, count) in functions {
+        let percent = *count as f64 * 100.0 / all.max(1) as f64;
+        let _ = writeln!(out, "{percent:6.1} %  {name}");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_of_all_samples() {
+        let samples = BTreeMap::from([("10".to_owned(), 3), ("20".to_owned(), 1)]);
+        let text = shown(&[("f".into(), 3)], &samples);
+        assert!(
+            text.contains("4 samples") && text.contains("75.0 %  f"),
+            "{text}"
+        );
+    }
+}
