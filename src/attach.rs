@@ -27,6 +27,9 @@ pub(crate) const ATTACH_MS: Msecs = 20_000;
 const SUBCHANNELS_MS: Msecs = 8_000;
 /// Time that a detach waits for what is in flight.
 const DRAIN_MS: Msecs = 1_000;
+/// Time for each of the calls into `hv_vmbus` that wait for the host: open, close, and the two that share
+/// a buffer and take it back.
+const CALL_MS: Msecs = 10_000;
 
 /// A device that is attached to its host: owns the channels and all that depends on them.
 pub(crate) struct Attachment {
@@ -41,7 +44,10 @@ pub(crate) struct Attachment {
 struct Parts {
     queues: KVec<Registration>,
     shared: Arc<Shared>,
-    buffers: Buffers,
+    /// Room for the queues when they are closed.
+    closed: KVec<Arc<Napi<Queue>>>,
+    /// Until the primary channel is closed.
+    buffers: Option<Buffers>,
     /// The send buffer before its sections are known.
     unsectioned: Option<SharedBuffer>,
     established: Established,
@@ -58,7 +64,7 @@ impl Attachment {
         on_refusal: OnRefusal,
     ) -> Result<Self, (Option<Channel>, Error)> {
         let deadline = Deadline::after(ATTACH_MS);
-        let mut parts = Parts::open(dev, config, channel)?;
+        let mut parts = Parts::open(dev, config, channel, deadline)?;
         let mut bringup = match KBox::new(Bringup::new(settings.bringup(on_refusal)), GFP_KERNEL) {
             Ok(bringup) => bringup,
             Err(error) => {
@@ -69,7 +75,7 @@ impl Attachment {
         let result = parts.bring_up(dev, config, &mut bringup, deadline);
         let negotiated = bringup.negotiated().clone();
         parts.established = *bringup.established();
-        if bringup.buffer_in_flight() && parts.buffers.withhold_page().is_err() {
+        if bringup.buffer_in_flight() && parts.withhold_page().is_err() {
             // There is no page to write HALT to: the host hears of the end when the channel closes.
             parts.established.rndis = false;
         }
@@ -140,15 +146,15 @@ impl Attachment {
         let line = Line::new(
             &channel,
             &self.parts.shared.mailbox,
-            &mut self.parts.buffers,
+            self.parts.buffers.as_mut().ok_or(ENODEV)?,
             deadline,
         );
         Ok(run(&mut self.ids, line))
     }
 
-    /// The memory of control messages.
-    pub(crate) fn buffers(&mut self) -> &mut Buffers {
-        &mut self.parts.buffers
+    /// The host may still read the page of control messages: later ones get another.
+    pub(crate) fn withhold_page(&mut self) -> Result {
+        self.parts.withhold_page()
     }
 }
 
@@ -159,14 +165,21 @@ impl Parts {
         dev: &Device<Adapter>,
         config: &Config<'_>,
         channel: Channel,
+        deadline: Deadline,
     ) -> Result<Self, (Option<Channel>, Error)> {
         let mut parts = match Self::empty(dev) {
             Ok(parts) => parts,
             Err(error) => return Err((Some(channel), error)),
         };
-        match open_queue(dev, config, &parts.shared, &mut parts.queues, 0, channel) {
+        let shared = parts.shared.clone();
+        let late = dev.returned.clone();
+        let primary = open_queue(dev, config, &shared, 0, channel, deadline, move |channel| {
+            late.put(channel)
+        })?;
+        // There is room: the capacity is 64, and this is the first.
+        match parts.queues.push_within_capacity(primary) {
             Ok(()) => Ok(parts),
-            Err(error) => Err(error),
+            Err(error) => Err((None, error.into())),
         }
     }
 
@@ -174,10 +187,15 @@ impl Parts {
         Ok(Self {
             queues: KVec::with_capacity(MAX_CHANNELS.into(), GFP_KERNEL)?,
             shared: Shared::new(dev)?,
-            buffers: Buffers::new()?,
+            closed: KVec::with_capacity(MAX_CHANNELS.into(), GFP_KERNEL)?,
+            buffers: Some(Buffers::new()?),
             unsectioned: None,
             established: Established::default(),
         })
+    }
+
+    fn withhold_page(&mut self) -> Result {
+        self.buffers.as_mut().ok_or(ENODEV)?.withhold_page()
     }
 
     #[inline(never)]
@@ -198,7 +216,12 @@ impl Parts {
             unsectioned,
             ..
         } = self;
-        let mut line = Line::new(&channel, &shared.mailbox, buffers, deadline);
+        let mut line = Line::new(
+            &channel,
+            &shared.mailbox,
+            buffers.as_mut().ok_or(ENODEV)?,
+            deadline,
+        );
         let mut setup = Setup {
             dev,
             config,
@@ -208,6 +231,7 @@ impl Parts {
             unsectioned,
             subchannels: &mut subchannels,
             deadline,
+            not_shared: None,
         };
         let result = line.run(bringup, |action, bringup| {
             // The host may send its table as soon as the sub-channels are open.
@@ -216,7 +240,7 @@ impl Parts {
         });
         result.map_err(|error| {
             Adapter::say_err(dev, format_args!("attach failed: {error}"));
-            errno(&error)
+            setup.not_shared.unwrap_or_else(|| errno(&error))
         })
     }
 
@@ -285,12 +309,13 @@ impl Parts {
         let Some(primary) = self.queues.first().map(|queue| queue.napi().clone()) else {
             return;
         };
-        let Some(channel) = primary.channel.get_config(config) else {
+        let channel = primary.channel.get_config(config);
+        let (Some(channel), Some(buffers)) = (channel, &mut self.buffers) else {
             return;
         };
-        let action = teardown::halt(ids, &mut self.buffers.message);
+        let action = teardown::halt(ids, &mut buffers.message);
         let deadline = Deadline::after(DRAIN_MS);
-        let mut line = Line::new(&channel, &self.shared.mailbox, &mut self.buffers, deadline);
+        let mut line = Line::new(&channel, &self.shared.mailbox, buffers, deadline);
         if let Action::SendRndis { len, transaction } = action {
             let queues = &self.queues;
             let idle = || {
@@ -316,37 +341,59 @@ impl Parts {
     }
 
     /// Closes the sub-channels, then the primary, and gives up what was in flight. Polls are stopped.
+    ///
+    /// If the host does not let go of the primary in time, what it may still read is kept until it does.
     fn close(&mut self, dev: &Device<Adapter>, config: &Config<'_>) -> Option<Channel> {
-        let mut primary = None;
+        let mut read_by_host = (core::mem::take(&mut self.closed), self.buffers.take());
+        // The queues come off from the last to the first.
         while let Some(queue) = self.queues.pop() {
-            let channel = queue.napi().channel.retire(config);
-            if let Some(Ok(closed)) = channel.map(|channel| KBox::into_inner(channel).close()) {
-                primary = Some(closed);
+            let napi = queue.napi();
+            let channel = napi.channel.retire(config).map(KBox::into_inner);
+            // There is room: the capacity is 64.
+            if let Err(error) = read_by_host.0.push_within_capacity(napi.clone()) {
+                core::mem::forget(error);
             }
-            forget_packets(dev, queue.napi());
+            if napi.index != 0 {
+                // Only lets go of it: the host learns of it when the primary is closed.
+                drop(channel);
+                continue;
+            }
+            let returned = dev.returned.clone();
+            let late = move |channel| returned.put(channel);
+            let (channel, (queues, _)) = channel?
+                .close(Deadline::after(CALL_MS), read_by_host, late)
+                .inspect_err(|error| {
+                    let text = format_args!("host does not let go of the channel: {error:?}");
+                    Adapter::say_err(dev, text);
+                })
+                .ok()?;
+            queues.iter().for_each(|queue| forget_packets(dev, queue));
+            return Some(channel);
         }
-        // The queues came off from the last to the first.
-        primary
+        None
     }
 }
 
-/// Adds the queue `index` and opens its channel.
+/// Makes the queue `index` and opens its channel. `late` gets the channel if the host answers after
+/// `deadline`.
 fn open_queue(
     dev: &Device<Adapter>,
     config: &Config<'_>,
     shared: &Arc<Shared>,
-    queues: &mut KVec<Registration>,
     index: u16,
     channel: Channel,
-) -> Result<(), (Option<Channel>, Error)> {
+    deadline: Deadline,
+    late: impl FnOnce(Channel) + Send + Unpin + 'static,
+) -> Result<Registration, (Option<Channel>, Error)> {
     let prepared = Queue::register(dev, shared, index, config)
         .and_then(|queue| Ok((queue, KBox::<OpenChannel>::new_uninit(GFP_KERNEL)?)));
     let (mut queue, place) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return Err((Some(channel), error)),
     };
-    let opened = channel.open(&Settings::open_config(), queue.napi().clone());
-    let open = opened.map_err(|(channel, error)| (Some(channel), error))?;
+    let handler = queue.napi().clone();
+    let deadline = Deadline::after(CALL_MS).min(deadline);
+    let open = channel.open(Settings::open_config(), handler, deadline, late)?;
     // A new queue's slot is empty.
     if let Err(occupied) = queue.napi().channel.publish(config, place.write(open)) {
         drop(occupied);
@@ -356,10 +403,7 @@ fn open_queue(
     // that came since are made up for.
     queue.enable();
     queue.napi().schedule();
-    // There is room: the capacity is 64, and so is the number of channels.
-    queues
-        .push_within_capacity(queue)
-        .map_err(|error| (None, error.into()))
+    Ok(queue)
 }
 
 /// Counts what the host never completed, and what was never sent.
@@ -378,7 +422,8 @@ fn forget_packets(dev: &Device<Adapter>, queue: &Napi<Queue>) {
 }
 
 fn unshare(dev: &Device<Adapter>, buffer: Option<SharedBuffer>) {
-    if let Some(Err(error)) = buffer.map(SharedBuffer::teardown) {
+    let deadline = Deadline::after(CALL_MS);
+    if let Some(Err(error)) = buffer.map(|buffer| buffer.teardown(deadline)) {
         Adapter::say_err(
             dev,
             format_args!("buffer not returned by the host: {error:?}"),
@@ -396,13 +441,21 @@ struct Setup<'a> {
     unsectioned: &'a mut Option<SharedBuffer>,
     subchannels: &'a mut Subchannels,
     deadline: Deadline,
+    /// Why a buffer could not be shared.
+    not_shared: Option<Error>,
 }
 
 impl Setup<'_> {
     fn perform(&mut self, action: Action) -> Event<'static> {
         match action {
-            Action::ShareReceiveBuffer { bytes } => shared(self.share_receive(bytes)),
-            Action::ShareSendBuffer { bytes } => shared(self.share_send(bytes)),
+            Action::ShareReceiveBuffer { bytes } => {
+                let result = self.share_receive(bytes);
+                self.shared_or_not(result)
+            }
+            Action::ShareSendBuffer { bytes } => {
+                let result = self.share_send(bytes);
+                self.shared_or_not(result)
+            }
             Action::OpenSubchannels { count } => Event::SubchannelsOpen {
                 count: self.open_subchannels(count),
             },
@@ -410,10 +463,20 @@ impl Setup<'_> {
         }
     }
 
+    fn shared_or_not(&mut self, result: Result<u32>) -> Event<'static> {
+        match result {
+            Ok(gpadl) => Event::Shared { gpadl },
+            Err(error) => {
+                self.not_shared = Some(error);
+                Event::ShareFailed
+            }
+        }
+    }
+
     fn share_receive(&mut self, bytes: u32) -> Result<u32> {
         let place = KBox::<ReceiveArea>::new_uninit(GFP_KERNEL)?;
         let channel = self.channel.reference().clone();
-        let buffer = SharedBuffer::establish(channel, bytes as usize)?;
+        let buffer = SharedBuffer::establish(channel, bytes as usize, self.call_deadline())?;
         let handle = buffer.handle();
         let area = place.write(ReceiveArea { buffer, len: bytes });
         self.shared
@@ -425,7 +488,7 @@ impl Setup<'_> {
 
     fn share_send(&mut self, bytes: u32) -> Result<u32> {
         let channel = self.channel.reference().clone();
-        let buffer = SharedBuffer::establish(channel, bytes as usize)?;
+        let buffer = SharedBuffer::establish(channel, bytes as usize, self.call_deadline())?;
         let handle = buffer.handle();
         *self.unsectioned = Some(buffer);
         Ok(handle)
@@ -461,22 +524,23 @@ impl Setup<'_> {
     }
 
     fn open_subchannel(&mut self, index: u16, channel: Channel) -> Result {
-        open_queue(
+        let queue = open_queue(
             self.dev,
             self.config,
             self.shared,
-            self.queues,
             index,
             channel,
+            self.deadline,
+            // The host offers a new one next time.
+            drop,
         )
-        .map_err(|(_, error)| error)
+        .map_err(|(_, error)| error)?;
+        // There is room: the capacity is 64, and so is the number of channels.
+        Ok(self.queues.push_within_capacity(queue)?)
     }
-}
 
-fn shared(result: Result<u32>) -> Event<'static> {
-    match result {
-        Ok(gpadl) => Event::Shared { gpadl },
-        Err(_) => Event::ShareFailed,
+    fn call_deadline(&self) -> Deadline {
+        Deadline::after(CALL_MS).min(self.deadline)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::net::{
 };
 use crate::params;
 use crate::queue::Queue;
-use crate::reconfigure::Control;
+use crate::reconfigure::{Control, Returned};
 use crate::rndis::{
     address::MacAddress,
     bringup::{Negotiated, OnRefusal},
@@ -96,6 +96,8 @@ fn checksum_mask(offloads: &Offloads) -> u32 {
 #[pin_data]
 pub(crate) struct Adapter {
     hv: ARef<vmbus::Device>,
+    /// Where the primary channel comes back to when the host answers too late.
+    pub(crate) returned: Arc<Returned>,
     /// What the packet paths use; absent while the device is being rebuilt.
     pub(crate) path: Published<DataPath>,
     /// Link state and speed.
@@ -113,6 +115,7 @@ impl Adapter {
     fn new(hv: ARef<vmbus::Device>, channel: Channel) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             hv,
+            returned: Returned::new()?,
             path: Published::new(),
             link: LinkState::new(),
             message_level: AtomicU32::new(params::message_level()),
@@ -228,6 +231,7 @@ impl Operations for Adapter {
         let mut control = dev.control.lock();
         control.detach(dev, config);
         control.give_up_channel();
+        drop(dev.returned.take());
     }
 
     #[inline]

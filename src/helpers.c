@@ -8,6 +8,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/rcupdate.h>
+#include <linux/workqueue.h>
 
 #include "helpers.h"
 
@@ -116,4 +117,16 @@ noinline void netvsc_copy_shared(void *to, const void *from, size_t len)
 void netvsc_synchronize_arrivals(void)
 {
 	synchronize_rcu_tasks();
+}
+
+/**
+ * netvsc_alloc_workqueue - a work queue for calls that may wait for the host for ever
+ *
+ * Unbound, as the calls block, and of many threads, as one that blocks must not hold up the others.
+ *
+ * Return: the queue, or NULL. C because of the variable arguments.
+ */
+struct workqueue_struct *netvsc_alloc_workqueue(void)
+{
+	return alloc_workqueue("hv_netvsc", WQ_UNBOUND, WQ_MAX_ACTIVE);
 }

@@ -19,5 +19,6 @@ u32 netvsc_end_read(struct vmbus_channel *channel);
 u64 netvsc_pfn(const void *addr);
 void netvsc_copy_shared(void *to, const void *from, size_t len);
 void netvsc_synchronize_arrivals(void);
+struct workqueue_struct *netvsc_alloc_workqueue(void);
 
 #endif /* NETVSC_HELPERS_H */

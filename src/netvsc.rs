@@ -43,11 +43,15 @@ module! {
 struct HvNetvsc {
     #[pin]
     _driver: driver::Registration<vmbus::Adapter<NetvscDriver>>,
+    /// Dropped after the driver, which makes the calls.
+    _calls: vmbus::CallQueue,
 }
 
 impl kernel::InPlaceModule for HvNetvsc {
     fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            // Made first, and dropped last: fields are dropped in the order of the struct.
+            _calls: vmbus::CallQueue::new()?,
             _driver <- driver::Registration::new(c"hv_netvsc", module),
         })
     }

@@ -3,8 +3,10 @@
 //! Reconfiguration as a transaction: take the device down, bring it up with the new settings, or else with
 //! the old ones; and the requests that need no rebuild.
 //!
-//! Time: an attach has `ATTACH_MS`, so an operation that fails and goes back takes at most twice that and
-//! the second that a detach waits; a request has [`EXCHANGE_MS`].
+//! Time: an attach has `ATTACH_MS` for all its waits. A detach has a second for what is in flight, and `CALL_MS`
+//! for each of closing the channel and taking back two buffers. So an operation that fails and goes back holds
+//! the locks for 71 seconds at most; a host that answers everything but one message costs 20 or 10. A
+//! request has [`EXCHANGE_MS`].
 
 use crate::attach::Attachment;
 use crate::control::Started;
@@ -18,12 +20,41 @@ use crate::rndis::{
 };
 use crate::settings::Settings;
 use crate::vmbus::{Channel, Deadline};
-use kernel::{prelude::*, time::Msecs};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{Arc, Mutex},
+    time::Msecs,
+};
 
 /// Time that the host has to answer one request.
 const EXCHANGE_MS: Msecs = 5_000;
 /// Interface flag: deliver everything.
 const IFF_PROMISC: u32 = 0x100;
+
+/// A place for the primary channel, which a thread that has waited for the host puts there at last.
+#[pin_data]
+pub(crate) struct Returned {
+    #[pin]
+    channel: Mutex<Option<Channel>>,
+}
+
+impl Returned {
+    /// An empty place.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(pin_init!(Self { channel <- new_mutex!(None) }), GFP_KERNEL)
+    }
+
+    /// Puts the channel there.
+    pub(crate) fn put(&self, channel: Channel) {
+        *self.channel.lock() = Some(channel);
+    }
+
+    /// Takes what is there.
+    pub(crate) fn take(&self) -> Option<Channel> {
+        self.channel.lock().take()
+    }
+}
 
 /// Everything that configuration changes, behind the adapter's mutex.
 pub(crate) struct Control {
@@ -185,7 +216,8 @@ impl Control {
         settings: &Settings,
         on_refusal: OnRefusal,
     ) -> Result {
-        let channel = self.channel.take().ok_or(ENODEV)?;
+        let channel = self.channel.take().or_else(|| dev.returned.take());
+        let channel = channel.ok_or(ENODEV)?;
         let link = dev.link.snapshot();
         match Attachment::new(dev, config, channel, settings, on_refusal) {
             Ok(attachment) => self.attachment = Some(attachment),
@@ -294,7 +326,7 @@ impl Control {
             (result, result.is_err() && exchange.buffer_in_flight())
         })?;
         if in_flight {
-            attachment.buffers().withhold_page()?;
+            attachment.withhold_page()?;
         }
         result.map_err(|error| {
             Adapter::say_err(dev, format_args!("host refused a request: {error}"));

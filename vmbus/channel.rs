@@ -7,13 +7,14 @@
 //! [`crate::vmbus::subchannel`].
 //!
 //! A [`Channel`] is closed and has one owner. [`Channel::open`] turns it into an [`OpenChannel`], and
-//! [`OpenChannel::close`] turns that back. Everything that may wait for the host without limit (open,
-//! close, and the GPADL calls in [`crate::vmbus::gpadl`]) takes what it needs by value, so that it can be
-//! moved to another thread of execution.
+//! [`OpenChannel::close`] turns that back. Both have a deadline, although `hv_vmbus` would wait for the host
+//! without limit: see [`crate::vmbus::bounded`]. When it passes, whoever called goes on without the channel,
+//! and gets it back if the host answers after all.
 
 use crate::{
     bindings,
     vmbus::{
+        bounded::bounded,
         completion::{Completion, Deadline},
         device::Device,
         subchannel::Arrivals,
@@ -30,7 +31,7 @@ use kernel::{
         atomic::{Acquire, Atomic, AtomicFlag, Full, Relaxed},
         Arc, SpinLock,
     },
-    time::Msecs,
+    time::{Delta, Msecs},
 };
 
 /// How often a wait looks whether the channel was rescinded: `hv_vmbus` does not wake waiters of ours.
@@ -341,10 +342,32 @@ impl Channel {
     /// Opens the channel: allocates its rings, shares them and tells the host. `handler` is called for
     /// its interrupts from before this returns until the channel is closed.
     ///
-    /// Waits for the host without limit. Errors: `EINVAL` for a bad `config`, `EAGAIN` if the host
-    /// refuses, `EDQUOT` if it refuses the GPADL, `ENODEV` if it has taken the channel away or, for a
-    /// sub-channel, the primary is closed, `EBUSY` for a sub-channel that was closed before its primary.
+    /// Errors: `EINVAL` for a bad `config`, `EAGAIN` if the host refuses, `EDQUOT` if it refuses the GPADL,
+    /// `ENODEV` if it has taken the channel away or, for a sub-channel, the primary is closed, `EBUSY` for a
+    /// sub-channel that was closed before its primary. `ETIMEDOUT`, without the channel, if the host has not
+    /// answered by `deadline`: `late` gets the channel, closed, should it answer later.
     pub fn open<H: Interrupt>(
+        self,
+        config: OpenConfig,
+        handler: Arc<H>,
+        deadline: Deadline,
+        late: impl FnOnce(Channel) + Send + Unpin + 'static,
+    ) -> Result<OpenChannel<H>, (Option<Self>, Error)> {
+        let opened = bounded(
+            deadline,
+            move || self.open_unlimited(&config, handler),
+            move |opened| {
+                late(opened.map_or_else(|(channel, _)| channel, OpenChannel::close_unlimited))
+            },
+        );
+        match opened {
+            Some(opened) => opened.map_err(|(channel, error)| (Some(channel), error)),
+            None => Err((None, ETIMEDOUT)),
+        }
+    }
+
+    /// As [`Channel::open`], but waits for the host without limit.
+    fn open_unlimited<H: Interrupt>(
         self,
         config: &OpenConfig,
         handler: Arc<H>,
@@ -525,18 +548,39 @@ impl<H: Interrupt> OpenChannel<H> {
     }
 
     /// Closes the channel. When this returns, its interrupt handler does not run and will not run
-    /// again. Closing a primary tells the host, frees the rings of it and of all its sub-channels, and
-    /// waits for the host without limit; a sub-channel is only let go of, and cannot be opened again.
+    /// again. Closing a primary tells the host, and frees the rings of it and of all its sub-channels, which
+    /// are closed first; a sub-channel is only let go of, and cannot be opened again.
     ///
-    /// `EBUSY` for a primary as long as one of its sub-channels is open: close those first.
-    pub fn close(self) -> Result<Channel, (Self, Error)> {
-        if self.channel.0.is_primary && self.open_subchannels() != 0 {
-            return Err((self, EBUSY));
+    /// `read_by_host` comes back with the channel: what the host may use until then. `ETIMEDOUT` if it has
+    /// not given the rings back by `deadline`: should it do so later, `read_by_host` is dropped and `late` gets
+    /// the channel.
+    pub fn close<K: Send + Unpin + 'static>(
+        self,
+        deadline: Deadline,
+        read_by_host: K,
+        late: impl FnOnce(Channel) + Send + Unpin + 'static,
+    ) -> Result<(Channel, K)> {
+        bounded(
+            deadline,
+            move || (self.close_unlimited(), read_by_host),
+            move |(channel, read_by_host)| {
+                drop(read_by_host);
+                late(channel);
+            },
+        )
+        .ok_or(ETIMEDOUT)
+    }
+
+    /// As [`OpenChannel::close`], but waits without limit, for the host and for the opening of sub-channels
+    /// that nobody waits for any more.
+    fn close_unlimited(self) -> Channel {
+        while self.channel.0.is_primary && self.open_subchannels() != 0 {
+            kernel::time::delay::fsleep(Delta::from_millis(RESCIND_POLL_MS.into()));
         }
         let Self {
             session, channel, ..
         } = self;
         drop(session);
-        Ok(channel)
+        channel
     }
 }

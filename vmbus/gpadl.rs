@@ -6,7 +6,10 @@
 //! acknowledged the teardown, so it is reached by pointers and copies, never by references; and if
 //! there is no acknowledgement the memory is leaked and counted, never freed.
 
-use crate::{bindings, vmbus::channel::ChannelRef};
+use crate::{
+    bindings,
+    vmbus::{bounded::bounded, channel::ChannelRef, completion::Deadline},
+};
 use core::{marker::PhantomData, mem, ptr::NonNull};
 use kernel::{
     error::to_result,
@@ -93,12 +96,25 @@ impl SharedBuffer {
     /// Most bytes that one GPADL can cover: the message counts the bytes of its page list in 16 bits.
     pub const MAX_LEN: usize = 8190 * PAGE;
 
-    /// Allocates `len` zeroed bytes and shares them over `channel`, open or closed. Waits for the host
-    /// without limit.
+    /// Allocates `len` zeroed bytes and shares them over `channel`, open or closed.
     ///
     /// Errors: `EINVAL` if `len` is 0, not a multiple of 4096 or above [`SharedBuffer::MAX_LEN`], `ENOMEM`,
-    /// `EDQUOT` if the host refuses, `ENODEV` if it has taken the channel away.
-    pub fn establish(channel: ChannelRef, len: usize) -> Result<Self> {
+    /// `EDQUOT` if the host refuses, `ENODEV` if it has taken the channel away, `ETIMEDOUT` if it has not
+    /// answered by `deadline`; should it do so later, the buffer is torn down.
+    pub fn establish(channel: ChannelRef, len: usize, deadline: Deadline) -> Result<Self> {
+        bounded(
+            deadline,
+            move || Self::establish_unlimited(channel, len),
+            |late| {
+                // What the host does not give back was leaked and counted.
+                let _ = late.and_then(Self::teardown_unlimited);
+            },
+        )
+        .unwrap_or(Err(ETIMEDOUT))
+    }
+
+    /// As [`SharedBuffer::establish`], but waits for the host without limit.
+    fn establish_unlimited(channel: ChannelRef, len: usize) -> Result<Self> {
         if len == 0 || len % PAGE != 0 || len > Self::MAX_LEN {
             return Err(EINVAL);
         }
@@ -131,10 +147,16 @@ impl SharedBuffer {
         })
     }
 
-    /// Takes the buffer back from the host and frees it. Waits for the host without limit.
+    /// Takes the buffer back from the host and frees it.
     ///
-    /// If the host does not acknowledge, the memory is leaked and this fails with `EIO`.
-    pub fn teardown(mut self) -> Result {
+    /// If the host cannot be told or does not acknowledge, the memory is leaked and this fails with `EIO`; with
+    /// `ETIMEDOUT` if the host has not answered by `deadline`: the memory is freed when it does.
+    pub fn teardown(self, deadline: Deadline) -> Result {
+        bounded(deadline, move || self.teardown_unlimited(), drop).unwrap_or(Err(ETIMEDOUT))
+    }
+
+    /// As [`SharedBuffer::teardown`], but waits for the host without limit.
+    fn teardown_unlimited(mut self) -> Result {
         let Some(pages) = self.pages.take() else {
             return Ok(());
         };

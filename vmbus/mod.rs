@@ -17,6 +17,8 @@ pub mod version;
 
 // Kernel half: as if it were `kernel::vmbus`.
 #[cfg(MODULE)]
+pub mod bounded;
+#[cfg(MODULE)]
 pub mod channel;
 #[cfg(MODULE)]
 pub mod completion;
@@ -39,6 +41,7 @@ pub mod subchannel;
 
 #[cfg(MODULE)]
 pub use self::{
+    bounded::{bounded, CallQueue},
     channel::{Channel, ChannelRef, Interrupt, InterruptedChannel, OpenChannel, OpenConfig},
     completion::{Completion, Deadline},
     device::Device,

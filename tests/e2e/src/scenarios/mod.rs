@@ -13,6 +13,7 @@ mod life;
 mod lifecycle;
 mod reload;
 mod versions;
+mod vmbus_silence;
 
 use crate::scenario::Scenario;
 
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Scenario> {
         reload::SCENARIOS,
         versions::SCENARIOS,
         life::SCENARIOS,
+        vmbus_silence::SCENARIOS,
     ]
     .concat()
 }
