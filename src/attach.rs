@@ -22,14 +22,14 @@ use crate::vmbus::{self, Channel, Deadline, SharedBuffer, Subchannels};
 use kernel::{prelude::*, sync::Arc, time::Msecs};
 
 /// Time that an attach has for all its waits together.
-pub(crate) const ATTACH_MS: Msecs = 20_000;
+pub(crate) const ATTACH_MS: Msecs = 30_000;
 /// Of that, what the arrival of sub-channels may take.
 const SUBCHANNELS_MS: Msecs = 8_000;
 /// Time that a detach waits for what is in flight.
 const DRAIN_MS: Msecs = 1_000;
 /// Time for each of the calls into `hv_vmbus` that wait for the host: open, close, and the two that share
 /// a buffer and take it back.
-const CALL_MS: Msecs = 10_000;
+const CALL_MS: Msecs = 15_000;
 
 /// A device that is attached to its host: owns the channels and all that depends on them.
 pub(crate) struct Attachment {

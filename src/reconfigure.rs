@@ -5,7 +5,7 @@
 //!
 //! Time: an attach has `ATTACH_MS` for all its waits. A detach has a second for what is in flight, and `CALL_MS`
 //! for each of closing the channel and taking back two buffers. So an operation that fails and goes back holds
-//! the locks for 71 seconds at most; a host that answers everything but one message costs 20 or 10. A
+//! the locks for 106 seconds at most; a host that answers everything but one message costs 30 or 15. A
 //! request has [`EXCHANGE_MS`].
 
 use crate::attach::Attachment;
