@@ -13,7 +13,7 @@ use crate::rndis::message::{self, HostMessage};
 use crate::rndis::offload::{Offloads, MAX_PARAMETERS_LEN};
 use crate::rndis::oid::Oid;
 use crate::rndis::pending::{Arrival, Pending, Refusal, RequestKind};
-use crate::rndis::rss::{self, KEY_LEN};
+use crate::rndis::rss;
 use crate::rndis::version::NvspVersion;
 use crate::rndis::wire::u32_at;
 use core::fmt;
@@ -25,14 +25,12 @@ pub enum Request<'a> {
     SetPacketFilter(PacketFilter),
     /// Change the adapter's address.
     SetAddress(MacAddress),
-    /// Set table and key. A change is two requests: `Disable`, whose refusal does not matter, then `Enable`.
+    /// Set how frames are spread. A change is two requests: `Disable`, whose refusal does not matter, then `Enable`.
     SetRss {
         /// Disable or enable.
         mode: rss::Mode,
-        /// Indirection table.
-        table: &'a rss::Table,
-        /// Hash key.
-        key: &'a [u8; KEY_LEN],
+        /// Table, key, hash types.
+        parameters: rss::Parameters<'a>,
     },
     /// Set offloads again.
     SetOffloads {
@@ -236,7 +234,7 @@ fn encode(id: u32, request: &Request<'_>, out: &mut [u8]) -> Option<usize> {
                 mac.write_parameter(w);
             })
         }
-        Request::SetRss { mode, table, key } => rss::encode_set(id, *mode, table, key, out),
+        Request::SetRss { mode, parameters } => rss::encode_set(id, *mode, parameters, out),
         Request::SetOffloads { offloads, version } => {
             let mut info = [0; MAX_PARAMETERS_LEN];
             let len = offloads.encode_parameters(*version, &mut info)?;

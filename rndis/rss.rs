@@ -26,8 +26,6 @@ const PARAMETERS_LEN: u16 = 40;
 const TYPE_CAPABILITIES: u8 = 0x88;
 const TYPE_PARAMETERS: u8 = 0x89;
 const REVISION: u8 = 2;
-/// Toeplitz over IPv4, TCP/IPv4, IPv6, TCP/IPv6.
-const HASH_INFORMATION: u32 = 0x1 | 0x100 | 0x200 | 0x400 | 0x1000;
 const FLAG_DISABLE: u16 = 0x10;
 
 /// The hash key of Microsoft's verification suite, the C driver's default.
@@ -53,7 +51,7 @@ pub struct CapabilitiesBody {
     pub revision: u8,
     /// 18
     pub size: U16,
-    /// Not used.
+    /// Hash types and functions.
     pub flags: U32,
     /// Not used.
     pub interrupt_messages: U32,
@@ -108,6 +106,8 @@ pub struct Capabilities {
     pub receive_queues: u32,
     /// Entries of the indirection table, 1 to 256.
     pub table_len: u16,
+    /// What it can hash beyond what every host can.
+    pub hashes: OfferedHashes,
 }
 
 impl Capabilities {
@@ -139,8 +139,97 @@ impl Capabilities {
         Some(Self {
             receive_queues: body.receive_queues.get(),
             table_len,
+            hashes: OfferedHashes(body.flags.get()),
         })
     }
+}
+
+/// A protocol whose ports may be part of a flow's hash. The values are the C driver's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Flow {
+    /// TCP over IPv4.
+    Tcp4 = 1,
+    /// TCP over IPv6.
+    Tcp6 = 2,
+    /// UDP over IPv4.
+    Udp4 = 4,
+    /// UDP over IPv6.
+    Udp6 = 8,
+}
+
+/// The protocols whose ports are part of a flow's hash, beside its addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowHash(u8);
+
+impl FlowHash {
+    /// Ports count for all of them.
+    pub const ALL: Self = Self(0xf);
+
+    /// A mask of [`Flow`] values.
+    pub const fn mask(self) -> u8 {
+        self.0
+    }
+
+    /// Whether ports of this protocol count.
+    pub const fn has_ports(self, flow: Flow) -> bool {
+        self.0 & flow as u8 != 0
+    }
+
+    /// The same but for this protocol.
+    #[must_use]
+    pub const fn with_ports(self, flow: Flow, ports: bool) -> Self {
+        if ports {
+            Self(self.0 | flow as u8)
+        } else {
+            Self(self.0 & !(flow as u8))
+        }
+    }
+
+    /// What the host is told: Toeplitz, over addresses always, and over the ports that it can hash.
+    pub const fn types(self, offered: OfferedHashes) -> HashTypes {
+        const TOEPLITZ: u32 = 0x1;
+        const IPV4: u32 = 0x100;
+        const IPV6: u32 = 0x400;
+        let mut types = TOEPLITZ | IPV4 | IPV6;
+        if self.has_ports(Flow::Tcp4) {
+            types |= 0x200;
+        }
+        if self.has_ports(Flow::Tcp6) {
+            types |= 0x1000;
+        }
+        if self.has_ports(Flow::Udp4) && offered.0 & OfferedHashes::UDP4 != 0 {
+            types |= 0x4000;
+        }
+        if self.has_ports(Flow::Udp6) && offered.0 & OfferedHashes::UDP6 != 0 {
+            types |= 0x8000;
+        }
+        HashTypes(types)
+    }
+}
+
+/// Flags of the host's capabilities. Every host hashes TCP; UDP only some.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct OfferedHashes(u32);
+
+impl OfferedHashes {
+    const UDP4: u32 = 0x800;
+    const UDP6: u32 = 0x1000;
+}
+
+/// Hash function and hash types as on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HashTypes(u32);
+
+/// Everything that the host is told about spreading.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters<'a> {
+    /// Indirection table.
+    pub table: &'a Table,
+    /// Hash key.
+    pub key: &'a [u8; KEY_LEN],
+    /// What is hashed.
+    pub types: HashTypes,
 }
 
 /// An indirection table: the channel for each bucket of the hash. 1 to 256 entries below 64.
@@ -225,16 +314,16 @@ pub enum Mode {
 pub fn encode_set(
     request_id: u32,
     mode: Mode,
-    table: &Table,
-    key: &[u8; KEY_LEN],
+    parameters: &Parameters<'_>,
     out: &mut [u8],
 ) -> Option<usize> {
     encode_set_with(request_id, Oid::GEN_RECEIVE_SCALE_PARAMETERS, out, |w| {
-        write_parameters(w, mode, table, key);
+        write_parameters(w, mode, parameters);
     })
 }
 
-fn write_parameters(out: &mut Writer<'_>, mode: Mode, table: &Table, key: &[u8; KEY_LEN]) {
+fn write_parameters(out: &mut Writer<'_>, mode: Mode, parameters: &Parameters<'_>) {
+    let Parameters { table, key, types } = *parameters;
     let table_bytes = table.len().saturating_mul(4);
     let body = ParametersBody {
         object_type: TYPE_PARAMETERS,
@@ -245,7 +334,7 @@ fn write_parameters(out: &mut Writer<'_>, mode: Mode, table: &Table, key: &[u8; 
             Mode::Enable => 0,
         }),
         base_cpu: U16::ZERO,
-        hash_information: U32::new(HASH_INFORMATION),
+        hash_information: U32::new(types.0),
         table_bytes: table_bytes.into(),
         padding: U16::ZERO,
         table_offset: u32::from(PARAMETERS_LEN).into(),

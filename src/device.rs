@@ -15,7 +15,7 @@ use crate::rndis::{
     address::MacAddress,
     bringup::{Negotiated, OnRefusal},
     offload::Offloads,
-    rss::MAX_CHANNELS,
+    rss::{FlowHash, MAX_CHANNELS},
 };
 use crate::settings::Settings;
 use crate::stats::QueueStats;
@@ -103,6 +103,8 @@ pub(crate) struct Adapter {
     /// Link state and speed.
     pub(crate) link: LinkState,
     message_level: AtomicU32,
+    /// The mask of [`FlowHash`] in effect, for the packet paths.
+    hashed_ports: AtomicU32,
     stats: KVec<QueueStats>,
     /// CPUs that were present at probe: the statistics that `ethtool` shows.
     cpus: KVec<u32>,
@@ -119,6 +121,7 @@ impl Adapter {
             path: Published::new(),
             link: LinkState::new(),
             message_level: AtomicU32::new(params::message_level()),
+            hashed_ports: AtomicU32::new(FlowHash::ALL.mask().into()),
             stats: {
                 let mut stats = KVec::with_capacity(MAX_CHANNELS.into(), GFP_KERNEL)?;
                 for _ in 0..MAX_CHANNELS {
@@ -166,6 +169,12 @@ impl Adapter {
         self.message_level.store(level, Ordering::Relaxed);
     }
 
+    /// Has the packet paths hash flows by this.
+    pub(crate) fn set_hashed_ports(&self, flow_hash: FlowHash) {
+        self.hashed_ports
+            .store(flow_hash.mask().into(), Ordering::Relaxed);
+    }
+
     /// Tells the administrator of a failure.
     pub(crate) fn say_err(dev: &Device<Self>, text: core::fmt::Arguments<'_>) {
         let device: &device::Device = (*dev.hv).as_ref();
@@ -196,10 +205,21 @@ impl Adapter {
     /// Changes the settings, and the device with them. On failure both are as before.
     pub(crate) fn reconfigure(
         dev: &Device<Self>,
-        config: &Config<'_>,
+        rtnl: &Rtnl,
         change: impl FnOnce(&mut Settings),
     ) -> Result {
-        dev.control.lock().transact(dev, config, change)
+        let result = dev.control.lock().transact(dev, &rtnl.into(), change);
+        Self::announce_lost_table(dev, rtnl);
+        result
+    }
+
+    /// Tells the core if a rebuild had to give up the user's indirection table. Not under `control`: the
+    /// core asks for the new table at once.
+    fn announce_lost_table(dev: &Device<Self>, rtnl: &Rtnl) {
+        let lost = dev.control.lock().take_table_lost();
+        if lost {
+            dev.rss_table_lost(rtnl);
+        }
     }
 }
 
@@ -208,8 +228,10 @@ impl Operations for Adapter {
         let config = Config::from(rtnl);
         let mut control = dev.control.lock();
         control.ensure_attached(dev, &config)?;
-        control.set_filter(dev, &config, true)?;
+        let filtered = control.set_filter(dev, &config, true);
         drop(control);
+        Self::announce_lost_table(dev, rtnl);
+        filtered?;
         Self::update_carrier(dev, &config);
         dev.tx_wake_all();
         Ok(())
@@ -244,6 +266,11 @@ impl Operations for Adapter {
         crate::tx::start_xmit(dev, skb, queue, section)
     }
 
+    #[inline]
+    fn hashed_ports(dev: &Device<Self>) -> u32 {
+        dev.hashed_ports.load(Ordering::Relaxed)
+    }
+
     fn select_queue(dev: &Device<Self>, hash: u32, section: SoftIrq<'_>) -> u16 {
         dev.path
             .get(section)
@@ -255,9 +282,8 @@ impl Operations for Adapter {
     }
 
     fn change_mtu(dev: &Device<Self>, rtnl: &Rtnl, mtu: u32) -> Result {
-        let config = Config::from(rtnl);
-        Self::reconfigure(dev, &config, |settings| settings.mtu = mtu)?;
-        dev.set_mtu(&config, mtu);
+        Self::reconfigure(dev, rtnl, |settings| settings.mtu = mtu)?;
+        dev.set_mtu(&Config::from(rtnl), mtu);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 //! Link state and speed as the host reports them.
 
+use crate::net::ethtool::Duplex;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// `ethtool` shows this as "Unknown!".
@@ -19,6 +20,9 @@ pub(crate) struct LinkState {
     /// The network behind the link is changing: the carrier stays away meanwhile.
     away: AtomicBool,
     speed_mbit: AtomicU32,
+    /// The speed is what the user set; the host has not said anything since.
+    users_speed: AtomicBool,
+    duplex: AtomicU32,
 }
 
 impl LinkState {
@@ -28,6 +32,8 @@ impl LinkState {
             state: AtomicU32::new(0),
             away: AtomicBool::new(false),
             speed_mbit: AtomicU32::new(SPEED_UNKNOWN),
+            users_speed: AtomicBool::new(false),
+            duplex: AtomicU32::new(Duplex::Full as u32),
         }
     }
 
@@ -39,6 +45,22 @@ impl LinkState {
     /// Mbit/s, or `u32::MAX`.
     pub(crate) fn speed_mbit(&self) -> u32 {
         self.speed_mbit.load(Ordering::Relaxed)
+    }
+
+    /// Half, full, or unknown.
+    pub(crate) fn duplex(&self) -> Duplex {
+        match self.duplex.load(Ordering::Relaxed) {
+            0 => Duplex::Half,
+            1 => Duplex::Full,
+            _ => Duplex::Unknown,
+        }
+    }
+
+    /// Shows what the user wants to see, for bonds and their like, until the host reports a change.
+    pub(crate) fn set_by_user(&self, mbit: u32, duplex: Duplex) {
+        self.speed_mbit.store(mbit, Ordering::Relaxed);
+        self.users_speed.store(true, Ordering::Relaxed);
+        self.duplex.store(duplex as u32, Ordering::Relaxed);
     }
 
     /// State now, for [`LinkState::set_if_unchanged`].
@@ -75,8 +97,16 @@ impl LinkState {
         self.away.store(away, Ordering::Relaxed);
     }
 
-    /// The host reports a speed.
+    /// The host reports a speed unasked: it has changed.
     pub(crate) fn set_speed(&self, mbit: u32) {
         self.speed_mbit.store(mbit, Ordering::Relaxed);
+        self.users_speed.store(false, Ordering::Relaxed);
+    }
+
+    /// The host says its speed when asked, as at every rebuild: what the user set stays.
+    pub(crate) fn set_speed_asked(&self, mbit: u32) {
+        if !self.users_speed.load(Ordering::Relaxed) {
+            self.speed_mbit.store(mbit, Ordering::Relaxed);
+        }
     }
 }

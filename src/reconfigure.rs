@@ -8,6 +8,8 @@
 //! the locks for 106 seconds at most; a host that answers everything but one message costs 30 or 15. A
 //! request has [`EXCHANGE_MS`].
 
+mod rss;
+
 use crate::attach::Attachment;
 use crate::control::Started;
 use crate::device::Adapter;
@@ -15,7 +17,7 @@ use crate::net::{Config, Device};
 use crate::rndis::{
     address::MacAddress,
     bringup::OnRefusal,
-    exchange::{ExchangeError, Request},
+    exchange::{ExchangeError, Reply, Request},
     filter::{PacketFilter, Wanted},
 };
 use crate::settings::Settings;
@@ -66,6 +68,8 @@ pub(crate) struct Control {
     channel: Option<Channel>,
     /// The filter that the host has, if that is known.
     filter: Option<PacketFilter>,
+    /// The user's indirection table had to be given up, which the core does not know yet.
+    table_lost: bool,
 }
 
 impl Control {
@@ -76,6 +80,7 @@ impl Control {
             attachment: None,
             channel: Some(channel),
             filter: Some(PacketFilter::NONE),
+            table_lost: false,
         }
     }
 
@@ -87,8 +92,22 @@ impl Control {
         config: &Config<'_>,
         on_refusal: OnRefusal,
     ) -> Result {
+        self.forget_default_table(dev, config);
         let settings = self.settings.clone();
-        self.attach_with(dev, config, &settings, on_refusal)
+        self.attach_with(dev, config, &settings, on_refusal)?;
+        self.commit(settings);
+        Ok(())
+    }
+
+    /// These settings are in effect, apart from an indirection table that did not fit.
+    fn commit(&mut self, settings: Settings) {
+        self.settings = settings;
+        let fits = self
+            .attached()
+            .is_ok_and(|attachment| attachment.negotiated.user_table);
+        if !fits && self.settings.rss_table.take().is_some() {
+            self.table_lost = true;
+        }
     }
 
     /// Attaches if that has failed before: `ip link set up` is another try.
@@ -129,6 +148,7 @@ impl Control {
         config: &Config<'_>,
         change: impl FnOnce(&mut Settings),
     ) -> Result {
+        self.forget_default_table(dev, config);
         let mut wanted = self.settings.clone();
         change(&mut wanted);
         let on_refusal = self.demands();
@@ -137,7 +157,7 @@ impl Control {
             .attach_with(dev, config, &wanted, on_refusal)
             .and_then(|()| self.check_mtu(dev, config, &wanted));
         match result {
-            Ok(()) => self.settings = wanted,
+            Ok(()) => self.commit(wanted),
             Err(error) => {
                 Adapter::say_err(
                     dev,
@@ -256,7 +276,7 @@ impl Control {
             self.set_filter(dev, config, true)?;
         }
         if let Some(speed) = negotiated.link_speed {
-            dev.link.set_speed(speed.mbit());
+            dev.link.set_speed_asked(speed.mbit());
         }
         dev.link.set_if_unchanged(link, negotiated.link_up);
         if let Err(occupied) = dev.path.publish(config, path) {
@@ -312,8 +332,23 @@ impl Control {
         config: &Config<'_>,
         request: &Request<'_>,
     ) -> Result {
-        let attachment = self.attached()?;
         let deadline = Deadline::after(EXCHANGE_MS);
+        self.exchange(config, deadline, request)?
+            .map(drop)
+            .map_err(|error| {
+                Adapter::say_err(dev, format_args!("host refused a request: {error}"));
+                errno(&error)
+            })
+    }
+
+    /// One request and its answer. The outer error is of this side: not attached, or no memory.
+    fn exchange(
+        &mut self,
+        config: &Config<'_>,
+        deadline: Deadline,
+        request: &Request<'_>,
+    ) -> Result<Result<Reply, ExchangeError>> {
+        let attachment = self.attached()?;
         let (result, in_flight) = attachment.with_line(config, deadline, |ids, mut line| {
             let (mut exchange, first) = match line.start(ids, request) {
                 Ok(started) => started,
@@ -323,15 +358,14 @@ impl Control {
                 // An exchange asks for nothing but messages.
                 crate::rndis::event::Event::SendFailed
             });
-            (result, result.is_err() && exchange.buffer_in_flight())
+            let in_flight = result.is_err() && exchange.buffer_in_flight();
+            let reply = result.map(|()| exchange.reply().unwrap_or(Reply::Set));
+            (reply, in_flight)
         })?;
         if in_flight {
             attachment.withhold_page()?;
         }
-        result.map_err(|error| {
-            Adapter::say_err(dev, format_args!("host refused a request: {error}"));
-            errno(&error)
-        })
+        Ok(result)
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) rss_key: [u8; rss::KEY_LEN],
     /// Indirection table that the user set.
     pub(crate) rss_table: Option<rss::Table>,
+    /// What flows are hashed over, for both directions.
+    pub(crate) flow_hash: rss::FlowHash,
     /// Bytes of receive buffer.
     pub(crate) receive_buffer: u32,
     /// Bytes of send buffer.
@@ -53,6 +55,7 @@ impl Settings {
             address: None,
             rss_key: rss::DEFAULT_KEY,
             rss_table: None,
+            flow_hash: rss::FlowHash::ALL,
             receive_buffer: RECEIVE_BUFFER,
             send_buffer: SEND_BUFFER,
         }
@@ -70,6 +73,7 @@ impl Settings {
             on_refusal,
             rss_key: self.rss_key,
             rss_table: self.rss_table,
+            flow_hash: self.flow_hash,
         }
     }
 

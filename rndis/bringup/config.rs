@@ -39,6 +39,8 @@ pub struct Config {
     pub rss_key: [u8; KEY_LEN],
     /// The user's indirection table; used if it has the host's size and fits the channels.
     pub rss_table: Option<rss::Table>,
+    /// What is hashed.
+    pub flow_hash: rss::FlowHash,
 }
 
 /// What the driver got.
@@ -82,9 +84,11 @@ pub struct Negotiated {
     pub subchannels_requested: u16,
     /// Entries of the indirection table; 0 if the host has no RSS.
     pub rss_table_len: u16,
+    /// What the host can hash.
+    pub rss_hashes: rss::OfferedHashes,
     /// Whether the host accepted table and key.
     pub rss_enabled: bool,
-    /// Whether the user's table is in use.
+    /// Whether the user's table is in use. False after the attach means that it did not fit.
     pub user_table: bool,
     /// Requests that the host refused without ending the attach.
     pub refused_steps: u32,
@@ -112,9 +116,18 @@ impl Negotiated {
             max_channels: 1,
             subchannels_requested: 0,
             rss_table_len: 0,
+            rss_hashes: rss::OfferedHashes::default(),
             rss_enabled: false,
             user_table: false,
             refused_steps: 0,
+        }
+    }
+
+    /// The indirection table in use: the user's if it fits this attach, else the even spread.
+    pub fn rss_table(&self, user: Option<&rss::Table>) -> rss::Table {
+        match user {
+            Some(table) if self.user_table => *table,
+            _ => rss::Table::spread(self.rss_table_len, self.channels),
         }
     }
 

@@ -72,11 +72,7 @@ impl Bringup {
     }
 
     pub(super) fn effective_table(&self) -> rss::Table {
-        let len = self.negotiated.rss_table_len;
-        match &self.config.rss_table {
-            Some(table) if self.negotiated.user_table => *table,
-            _ => rss::Table::spread(len, self.negotiated.channels),
-        }
+        self.negotiated.rss_table(self.config.rss_table.as_ref())
     }
 
     /// Only what this driver can handle: hosts act on these bits.
@@ -180,8 +176,12 @@ impl Bringup {
     }
 
     fn encode_rss_set(&self, id: u32, mode: rss::Mode, out: &mut [u8]) -> Option<usize> {
-        let table = self.effective_table();
-        rss::encode_set(id, mode, &table, &self.config.rss_key, out)
+        let parameters = rss::Parameters {
+            table: &self.effective_table(),
+            key: &self.config.rss_key,
+            types: self.config.flow_hash.types(self.negotiated.rss_hashes),
+        };
+        rss::encode_set(id, mode, &parameters, out)
     }
 }
 

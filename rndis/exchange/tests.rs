@@ -163,8 +163,11 @@ fn other_messages_are_ignored_and_counted() {
     let table = Table::spread(128, 4);
     let (mut exchange, id, _) = start(&Request::SetRss {
         mode: rss::Mode::Enable,
-        table: &table,
-        key: &DEFAULT_KEY,
+        parameters: rss::Parameters {
+            table: &table,
+            key: &DEFAULT_KEY,
+            types: rss::FlowHash::ALL.types(rss::OfferedHashes::default()),
+        },
     });
     let foreign: [&[u32]; 4] = [
         &[0x8000_0005, 16, 2, 0],

@@ -62,7 +62,12 @@ fn parameters_are_those_of_the_c_driver() {
         let key: [u8; KEY_LEN] = *line.bytes.last_chunk().unwrap();
         let mut out = [0; MESSAGE_BUFFER_LEN];
         let id = line.number("reqid");
-        let len = encode_set(id, mode, &table_of(line), &key, &mut out).unwrap();
+        let parameters = Parameters {
+            table: &table_of(line),
+            key: &key,
+            types: FlowHash::ALL.types(OfferedHashes::default()),
+        };
+        let len = encode_set(id, mode, &parameters, &mut out).unwrap();
         assert_eq!(&out[..len], line.bytes, "line {}", line.seq);
     }
 }
@@ -97,7 +102,8 @@ fn query_and_answer_are_those_recorded() {
         Capabilities::decode(&answer.bytes[24..]),
         Some(Capabilities {
             receive_queues: 4,
-            table_len: 128
+            table_len: 128,
+            hashes: OfferedHashes(0x301),
         })
     );
 }
@@ -119,13 +125,38 @@ fn impossible_table_sizes_become_the_default() {
 fn the_longest_message_fits_the_buffer_and_no_other_overruns() {
     let table = Table::spread(256, 64);
     let mut out = [0; MESSAGE_BUFFER_LEN];
-    let len = encode_set(1, Mode::Enable, &table, &DEFAULT_KEY, &mut out);
+    let parameters = Parameters {
+        table: &table,
+        key: &DEFAULT_KEY,
+        types: FlowHash::ALL.types(OfferedHashes::default()),
+    };
+    let len = encode_set(1, Mode::Enable, &parameters, &mut out);
     assert_eq!(len, Some(1132));
     let mut short = vec![0; 1131];
-    assert_eq!(
-        encode_set(1, Mode::Enable, &table, &DEFAULT_KEY, &mut short),
-        None
-    );
+    assert_eq!(encode_set(1, Mode::Enable, &parameters, &mut short), None);
+}
+
+#[test]
+fn ports_are_hashed_as_the_user_wants_and_the_host_can() {
+    let plain = OfferedHashes::default();
+    let udp = OfferedHashes(0x1800);
+    assert_eq!(FlowHash::ALL.types(plain), HashTypes(0x1701));
+    assert_eq!(FlowHash::ALL.types(udp), HashTypes(0xd701));
+    let steps = [
+        (Flow::Tcp4, 0xd501),
+        (Flow::Udp6, 0x5501),
+        (Flow::Tcp6, 0x4501),
+        (Flow::Udp4, 0x0501),
+    ];
+    let mut hash = FlowHash::ALL;
+    for (flow, expected) in steps {
+        assert!(hash.has_ports(flow));
+        hash = hash.with_ports(flow, false);
+        assert!(!hash.has_ports(flow));
+        assert_eq!(hash.types(udp), HashTypes(expected), "without {flow:?}");
+    }
+    assert_eq!(hash.mask(), 0);
+    assert_eq!(hash.with_ports(Flow::Tcp6, true).mask(), 2);
 }
 
 #[test]

@@ -43,5 +43,5 @@ pub(super) fn set(dev: &Device<Adapter>, rtnl: &Rtnl, combined: u32) -> Result {
     if wanted == current.combined {
         return Ok(());
     }
-    Adapter::reconfigure(dev, &rtnl.into(), |settings| settings.channels = wanted)
+    Adapter::reconfigure(dev, rtnl, |settings| settings.channels = wanted)
 }

@@ -8,9 +8,12 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/hyperv.h>
+#include <linux/jhash.h>
+#include <linux/net.h>
 #include <linux/netdevice.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
+#include <net/flow_dissector.h>
 #include <net/ip6_checksum.h>
 #include <net/sock.h>
 #include <net/tcp.h>
@@ -274,13 +277,60 @@ u16 netvsc_skb_queue(const struct sk_buff *skb)
 	return skb_get_queue_mapping(skb);
 }
 
+/* The NETVSC_PORTS_ bit of a dissected packet; 0 if its ports are never hashed. */
+static u32 ports_bit(const struct flow_keys *keys)
+{
+	bool v6 = keys->basic.n_proto == htons(ETH_P_IPV6);
+
+	if (!v6 && keys->basic.n_proto != htons(ETH_P_IP))
+		return 0;
+	if (keys->basic.ip_proto == IPPROTO_TCP)
+		return v6 ? NETVSC_PORTS_TCP6 : NETVSC_PORTS_TCP4;
+	if (keys->basic.ip_proto == IPPROTO_UDP)
+		return v6 ? NETVSC_PORTS_UDP6 : NETVSC_PORTS_UDP4;
+	return 0;
+}
+
+/* A hash of the addresses alone, the same for all packets between two hosts. */
+static u32 hash_addresses(const struct flow_keys *keys)
+{
+	static u32 seed __read_mostly;
+
+	net_get_random_once(&seed, sizeof(seed));
+	switch (keys->control.addr_type) {
+	case FLOW_DISSECTOR_KEY_IPV4_ADDRS:
+		return jhash(&keys->addrs.v4addrs, sizeof(keys->addrs.v4addrs), seed);
+	case FLOW_DISSECTOR_KEY_IPV6_ADDRS:
+		return jhash(&keys->addrs.v6addrs, sizeof(keys->addrs.v6addrs), seed);
+	default:
+		return 0;
+	}
+}
+
+/* The flow hash of @skb, over ports only where the user wants it. */
+static u32 tx_flow_hash(struct sk_buff *skb, u32 ports_of)
+{
+	struct flow_keys keys;
+	u32 hash;
+
+	if (likely(ports_of == NETVSC_PORTS_ALL))
+		return skb_get_hash(skb);
+	if (!skb_flow_dissect_flow_keys(skb, &keys, 0))
+		return 0;
+	if (ports_bit(&keys) & ports_of)
+		return skb_get_hash(skb);
+	hash = hash_addresses(&keys);
+	skb_set_hash(skb, hash, PKT_HASH_TYPE_L3);
+	return hash;
+}
+
 /*
  * netvsc_pick_tx - the transmit queue that is already decided for @skb
  *
  * Return: the socket's cached queue or the recorded receive queue (forwarding) if there is one, else
  * -1 with the flow hash in @hash.
  */
-int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 *hash)
+int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 ports_of, u32 *hash)
 {
 	const struct sock *sk = skb->sk;
 	int queue = sk ? sk_tx_queue_get(sk) : -1;
@@ -292,7 +342,7 @@ int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 *hash)
 		if (queue < dev->real_num_tx_queues)
 			return queue;
 	}
-	*hash = skb_get_hash(skb);
+	*hash = tx_flow_hash(skb, ports_of);
 	return -1;
 }
 

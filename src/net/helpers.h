@@ -44,6 +44,13 @@ struct netvsc_rx_frame {
 #define NETVSC_CSUM_UDP4	0x4
 #define NETVSC_CSUM_UDP6	0x8
 
+/* Protocols whose ports are part of a flow's hash, the ports_of of netvsc_pick_tx(). */
+#define NETVSC_PORTS_TCP4	0x1
+#define NETVSC_PORTS_TCP6	0x2
+#define NETVSC_PORTS_UDP4	0x4
+#define NETVSC_PORTS_UDP6	0x8
+#define NETVSC_PORTS_ALL	0xf
+
 struct netvsc_tx_meta {
 	u32 len;
 	u32 hash;
@@ -76,7 +83,7 @@ void netvsc_tx_disable(struct net_device *dev);
 void netvsc_tx_wake_all(struct net_device *dev);
 
 u16 netvsc_skb_queue(const struct sk_buff *skb);
-int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 *hash);
+int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 ports_of, u32 *hash);
 void netvsc_pick_tx_done(struct sk_buff *skb, u16 queue);
 
 void netvsc_dev_hold(struct net_device *dev);

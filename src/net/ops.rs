@@ -63,6 +63,9 @@ pub(crate) trait Operations: ethtool::Operations + Send + Sync + Sized + 'static
         section: SoftIrq<'_>,
     ) -> TxVerdict;
 
+    /// Protocols whose ports are part of the flow hash, a mask of `NETVSC_PORTS_*`.
+    fn hashed_ports(dev: &Device<Self>) -> u32;
+
     /// The transmit queue for a frame with flow hash `hash` that has none yet.
     fn select_queue(dev: &Device<Self>, hash: u32, section: SoftIrq<'_>) -> u16;
 
@@ -159,13 +162,14 @@ impl<T: Operations> Vtable<T> {
         _sb_dev: *mut bindings::net_device,
     ) -> u16 {
         let mut hash = 0;
+        // SAFETY: The core passes the device that the table belongs to.
+        let device = unsafe { Device::<T>::from_raw(dev) };
+        let ports = T::hashed_ports(device);
         // SAFETY: Both are valid for the call.
-        let picked = unsafe { bindings::netvsc_pick_tx(dev, skb, &mut hash) };
+        let picked = unsafe { bindings::netvsc_pick_tx(dev, skb, ports, &mut hash) };
         if let Ok(queue) = u16::try_from(picked) {
             return queue;
         }
-        // SAFETY: As above.
-        let device = unsafe { Device::<T>::from_raw(dev) };
         // Packet sockets that bypass the qdisc call this without any RCU section.
         let guard = rcu::read_lock();
         let queue = T::select_queue(device, hash, SoftIrq::from(&guard));

@@ -18,6 +18,7 @@ pub(super) fn config() -> Config {
         on_refusal: OnRefusal::Continue,
         rss_key: DEFAULT_KEY,
         rss_table: None,
+        flow_hash: rss::FlowHash::ALL,
     }
 }
 

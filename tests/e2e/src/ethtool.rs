@@ -31,6 +31,92 @@ pub fn channels(text: &str) -> Result<Channels> {
     })
 }
 
+/// Output of `ethtool --show-rxfh`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rss {
+    /// Receive rings.
+    pub rings: u32,
+    /// Ring of each bucket.
+    pub table: Vec<u32>,
+    /// Key in hexadecimal digits, without colons.
+    pub key: String,
+    /// Hash functions that are on.
+    pub functions: Vec<String>,
+}
+
+/// Parses `ethtool --show-rxfh DEV`.
+pub fn rss(text: &str) -> Result<Rss> {
+    let (head, rest) = text
+        .split_once("RSS hash key:")
+        .with_context(|| format!("no key in {text:?}"))?;
+    let (key, functions) = rest
+        .split_once("RSS hash function:")
+        .with_context(|| format!("no hash function in {text:?}"))?;
+    let rings = head
+        .split_once(" with ")
+        .and_then(|(_, rest)| rest.split_whitespace().next())
+        .with_context(|| format!("no number of rings in {text:?}"))?;
+    // Rows such as `    8:      0     1     2     3`.
+    let rows = head.lines().filter_map(|line| {
+        let (index, row) = line.split_once(':')?;
+        index.trim().parse::<u32>().ok().map(|_| row)
+    });
+    let entries = rows.flat_map(str::split_whitespace).map(str::parse);
+    Ok(Rss {
+        rings: rings.parse().context("number of rings")?,
+        table: entries
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("indirection table in {text:?}"))?,
+        key: key.trim().replace(':', ""),
+        functions: functions
+            .lines()
+            .filter_map(|line| line.trim().strip_suffix(": on"))
+            .map(str::to_owned)
+            .collect(),
+    })
+}
+
+/// Numbers of `ethtool --show-ring`, one for each direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingSizes {
+    /// Receive.
+    pub rx: u32,
+    /// Transmit.
+    pub tx: u32,
+}
+
+/// Output of `ethtool --show-ring`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rings {
+    /// Pre-set maximums.
+    pub maximum: RingSizes,
+    /// Present settings.
+    pub current: RingSizes,
+}
+
+/// Parses `ethtool --show-ring DEV`.
+pub fn rings(text: &str) -> Result<Rings> {
+    let (maximums, current) = text
+        .split_once("Current hardware settings:")
+        .with_context(|| format!("no current settings in {text:?}"))?;
+    let sizes = |part: &str| -> Result<RingSizes> {
+        let number = |name: &str| -> Result<u32> {
+            let value = field(part, name).with_context(|| format!("no '{name}' in {text:?}"))?;
+            value
+                .parse()
+                .with_context(|| format!("'{name}: {value}' is not a number"))
+        };
+        Ok(RingSizes {
+            rx: number("RX")?,
+            tx: number("TX")?,
+        })
+    };
+    Ok(Rings {
+        maximum: sizes(maximums)?,
+        current: sizes(current)?,
+    })
+}
+
 /// The value after `NAME:` on a line of its own.
 pub fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
@@ -95,6 +181,30 @@ mod tests {
         };
         assert_eq!(channels(CHANNELS).expect("parses"), expected);
         assert!(channels("netlink error: Operation not supported\n").is_err());
+    }
+
+    #[test]
+    fn rings_are_read_from_both_halves() {
+        let text = "Ring parameters for eth0:\nPre-set maximums:\nRX:\t\t18811\nRX Mini:\tn/a\n\
+            TX:\t\t2560\nCurrent hardware settings:\nRX:\t\t9709\nRX Mini:\tn/a\nTX:\t\t170\n";
+        let rings = rings(text).expect("parses");
+        assert_eq!((rings.maximum.rx, rings.maximum.tx), (18811, 2560));
+        assert_eq!((rings.current.rx, rings.current.tx), (9709, 170));
+    }
+
+    #[test]
+    fn rss_is_read_row_by_row() {
+        let text = "RX flow hash indirection table for eth0 with 4 RX ring(s):\n    \
+            0:      0     1     2     3\n    4:      3     3     3     3\nRSS hash key:\n\
+            6d:5a:00\nRSS hash function:\n    toeplitz: on\n    xor: off\n";
+        let expected = Rss {
+            rings: 4,
+            table: vec![0, 1, 2, 3, 3, 3, 3, 3],
+            key: "6d5a00".into(),
+            functions: vec!["toeplitz".into()],
+        };
+        assert_eq!(rss(text).expect("parses"), expected);
+        assert!(rss("netlink error: Operation not supported\n").is_err());
     }
 
     #[test]

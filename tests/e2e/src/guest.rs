@@ -13,7 +13,7 @@ use guest_agent::protocol::{Command, Outcome};
 use serde_json::Value;
 
 use crate::agent::{Agent, Job};
-use crate::ethtool::{self, Channels};
+use crate::ethtool::{self, Channels, Rings, Rss};
 use crate::host::Host;
 use crate::kernel_log;
 use crate::scenario::{Driver, Machine};
@@ -250,6 +250,18 @@ impl Guest {
         let count = count.to_string();
         let argv = ["ethtool", "--set-channels", "eth0", "combined", &count];
         self.at(End::Near, &argv, limit).map(drop)
+    }
+
+    /// What `ethtool --show-ring` says at an end.
+    pub fn rings(&self, end: End) -> Result<Rings> {
+        let argv = ["ethtool", "--show-ring", end.interface()];
+        ethtool::rings(&self.at(end, &argv, SHORT)?)
+    }
+
+    /// What `ethtool --show-rxfh` says at an end.
+    pub fn rss(&self, end: End) -> Result<Rss> {
+        let argv = ["ethtool", "--show-rxfh", end.interface()];
+        ethtool::rss(&self.at(end, &argv, SHORT)?)
     }
 
     /// What `ethtool -S` says at an end.

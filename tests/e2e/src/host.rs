@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
 
+use crate::ethtool::RingSizes;
 use crate::fault::Infrastructure;
 use crate::guest::End;
 
@@ -177,6 +178,17 @@ pub struct ChannelPackets {
     pub to_guest: u64,
 }
 
+/// What the host knows of RSS.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+pub struct HostRss {
+    /// Channel of each bucket.
+    pub table: Vec<u32>,
+    /// Key in hexadecimal digits.
+    pub key: String,
+    /// Hash function and types, as in the guest's message.
+    pub hash_info: String,
+}
+
 impl Counters {
     /// What the guest did against the protocol, one sentence each.
     pub fn violations(&self) -> Vec<String> {
@@ -245,6 +257,27 @@ impl Counters {
             to_host: number("tx_packets")?,
             to_guest: number("rx_packets")?,
         })
+    }
+
+    /// Sections of the buffers of the NIC at one end.
+    pub fn sections(&self, end: End) -> Result<RingSizes> {
+        let counters = &self.nic(end)?["counters"];
+        let sections = |buffer: &str| {
+            counters[buffer]["sections"]
+                .as_u64()
+                .and_then(|n| u32::try_from(n).ok())
+                .with_context(|| format!("the host has no {buffer}"))
+        };
+        Ok(RingSizes {
+            rx: sections("receive_buffer")?,
+            tx: sections("send_buffer")?,
+        })
+    }
+
+    /// Table and key by which the host spreads frames for the NIC at one end; `None` if it does not.
+    pub fn rss(&self, end: End) -> Result<Option<HostRss>> {
+        let rss = self.nic(end)?["counters"]["rss"].clone();
+        serde_json::from_value(rss).context("the host's RSS settings")
     }
 
     /// The VMBus version in use, as hvhost writes it.

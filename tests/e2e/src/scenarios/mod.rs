@@ -7,6 +7,10 @@ mod bulk;
 pub use bulk::iperf3_mbit;
 mod channels;
 mod echo;
+mod ethtool_flow_hash;
+mod ethtool_link;
+mod ethtool_rings;
+mod ethtool_rss;
 mod hotplug;
 mod identity;
 mod life;
@@ -24,6 +28,10 @@ pub fn all() -> Vec<Scenario> {
         echo::SCENARIOS,
         bulk::SCENARIOS,
         channels::SCENARIOS,
+        ethtool_rss::SCENARIOS,
+        ethtool_flow_hash::SCENARIOS,
+        ethtool_rings::SCENARIOS,
+        ethtool_link::SCENARIOS,
         lifecycle::SCENARIOS,
         hotplug::SCENARIOS,
         attach_faults::SCENARIOS,

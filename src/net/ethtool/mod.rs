@@ -4,10 +4,26 @@
 //!
 //! C header: `include/linux/ethtool.h`. All operations run under RTNL.
 
+mod flow_hash;
+mod link;
+mod registers;
+mod rings;
+mod rss;
+
+pub(crate) use flow_hash::FlowKind;
+pub(crate) use link::{Duplex, Link};
+pub(crate) use rings::{RingSizes, Rings};
+pub(crate) use rss::{RssChange, RssView};
+
 use super::{ops, Device, Rtnl};
 use crate::bindings;
 use core::marker::PhantomData;
 use kernel::{error::from_result, ffi::c_int, prelude::*};
+
+/// `EOPNOTSUPP`: the device cannot do that.
+pub(crate) fn not_supported() -> Error {
+    Error::from_errno(-(kernel::bindings::EOPNOTSUPP as c_int))
+}
 
 /// Counts of `--show-channels`. Only combined channels exist for the drivers we have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,15 +32,6 @@ pub(crate) struct Channels {
     pub(crate) max_combined: u16,
     /// Number in use.
     pub(crate) combined: u16,
-}
-
-/// Link settings of `ethtool DEVICE`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
-    /// Mbit/s; `u32::MAX` if unknown.
-    pub(crate) speed: u32,
-    /// Full rather than half duplex.
-    pub(crate) full_duplex: bool,
 }
 
 /// Writes statistic names, 32 bytes each, into the core's buffer.
@@ -89,15 +96,48 @@ impl Values<'_> {
 pub(crate) trait Operations: Sized + 'static {
     /// Name shown by `ethtool -i`.
     const DRIVER: &'static CStr;
+    /// Bytes of the hash key.
+    const RSS_KEY_LEN: u32;
+    /// Words of a register dump.
+    const REGISTERS: usize;
+    /// Version of their layout.
+    const REGISTERS_VERSION: u32;
 
     /// Speed and duplex.
     fn link(dev: &Device<Self>, rtnl: &Rtnl) -> Link;
+
+    /// Sets what `link` tells. It need not have any other effect.
+    fn set_link(dev: &Device<Self>, rtnl: &Rtnl, link: Link);
+
+    /// Fills in a register dump.
+    fn registers(dev: &Device<Self>, rtnl: &Rtnl, values: &mut [u32]);
 
     /// `--show-channels`.
     fn channels(dev: &Device<Self>, rtnl: &Rtnl) -> Channels;
 
     /// `--set-channels combined N`. On error the old number is in effect.
     fn set_channels(dev: &Device<Self>, rtnl: &Rtnl, combined: u32) -> Result;
+
+    /// `--show-ring`.
+    fn rings(dev: &Device<Self>, rtnl: &Rtnl) -> Rings;
+
+    /// `--set-ring`; no more than the most that `rings` says. On error the old sizes are in effect.
+    fn set_rings(dev: &Device<Self>, rtnl: &Rtnl, wanted: RingSizes) -> Result;
+
+    /// Buckets of the receive hash; 0 without receive-side scaling.
+    fn rss_table_len(dev: &Device<Self>, rtnl: &Rtnl) -> u32;
+
+    /// `--show-rxfh`.
+    fn rss(dev: &Device<Self>, rtnl: &Rtnl, view: RssView<'_>) -> Result;
+
+    /// `--set-rxfh`; the hash function is Toeplitz. On error the old settings are in effect.
+    fn set_rss(dev: &Device<Self>, rtnl: &Rtnl, change: &RssChange<'_>) -> Result;
+
+    /// Whether ports are part of the hash of such flows, beside addresses.
+    fn hashes_ports(dev: &Device<Self>, rtnl: &Rtnl, kind: FlowKind) -> bool;
+
+    /// Makes them part of it, or not. On error nothing has changed.
+    fn set_hashes_ports(dev: &Device<Self>, rtnl: &Rtnl, kind: FlowKind, ports: bool) -> Result;
 
     /// Number of statistics.
     fn statistics_count(dev: &Device<Self>, rtnl: &Rtnl) -> usize;
@@ -130,8 +170,20 @@ impl<T: ops::Operations> Vtable<T> {
         ops.get_link = Some(bindings::ethtool_op_get_link);
         ops.get_ts_info = Some(bindings::ethtool_op_get_ts_info);
         ops.get_link_ksettings = Some(Self::get_link_ksettings);
+        ops.set_link_ksettings = Some(Self::set_link_ksettings);
+        ops.get_regs_len = Some(Self::get_regs_len);
+        ops.get_regs = Some(Self::get_regs);
+        ops.get_ringparam = Some(Self::get_ringparam);
+        ops.set_ringparam = Some(Self::set_ringparam);
         ops.get_channels = Some(Self::get_channels);
         ops.set_channels = Some(Self::set_channels);
+        ops.get_rx_ring_count = Some(Self::get_rx_ring_count);
+        ops.get_rxfh_key_size = Some(Self::get_rxfh_key_size);
+        ops.get_rxfh_indir_size = Some(Self::get_rxfh_indir_size);
+        ops.get_rxfh = Some(Self::get_rxfh);
+        ops.set_rxfh = Some(Self::set_rxfh);
+        ops.get_rxfh_fields = Some(Self::get_rxfh_fields);
+        ops.set_rxfh_fields = Some(Self::set_rxfh_fields);
         ops.get_sset_count = Some(Self::get_sset_count);
         ops.get_strings = Some(Self::get_strings);
         ops.get_ethtool_stats = Some(Self::get_ethtool_stats);
@@ -158,19 +210,6 @@ impl<T: ops::Operations> Vtable<T> {
         let info = unsafe { &mut *info };
         copy_text(&mut info.driver, T::DRIVER.to_bytes());
         copy_text(&mut info.fw_version, b"N/A");
-    }
-
-    extern "C" fn get_link_ksettings(
-        dev: *mut bindings::net_device,
-        settings: *mut bindings::ethtool_link_ksettings,
-    ) -> c_int {
-        // SAFETY: Called by the core; `settings` is valid for the call.
-        let ((dev, rtnl), settings) = unsafe { (Self::enter(dev), &mut *settings) };
-        let link = T::link(dev, &rtnl);
-        settings.base.speed = link.speed;
-        settings.base.duplex = u8::from(link.full_duplex);
-        settings.base.port = bindings::PORT_OTHER as u8;
-        0
     }
 
     extern "C" fn get_channels(

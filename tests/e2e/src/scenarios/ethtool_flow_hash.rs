@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ethtool -n` and `-N` with `rx-flow-hash`: whether ports decide on which channel a flow goes.
+
+use anyhow::{ensure, Result};
+
+use crate::guest::{End, Guest};
+use crate::scenario::{Driver, Machine, Scenario, Set};
+use crate::traffic::{Bulk, Family};
+
+/// Flow types whose fields can be chosen, and the bit of ports in the host's hash types; this host
+/// hashes no UDP.
+const FLOWS: [(&str, u32); 4] = [("tcp4", 0x200), ("tcp6", 0x1000), ("udp4", 0), ("udp6", 0)];
+
+pub const SCENARIOS: &[Scenario] = &[Scenario {
+    name: "flow-hash-decides-the-channel",
+    about: "with addresses only, all flows between two hosts share a channel; the host is told",
+    set: Set::Quick,
+    machine: Machine::COMMON,
+    c_defect: None,
+    run: flow_hash,
+}];
+
+/// Whether ports are hashed, by what ethtool prints.
+fn has_ports(guest: &Guest, flow: &str) -> Result<bool> {
+    let text = guest.run(&["ethtool", "-n", "eth0", "rx-flow-hash", flow])?;
+    ensure!(
+        text.contains("IP SA") && text.contains("IP DA"),
+        "{flow}: {text:?}"
+    );
+    Ok(text.contains("L4 bytes 0 & 1") && text.contains("L4 bytes 2 & 3"))
+}
+
+fn set(guest: &Guest, flow: &str, fields: &str) -> Result<()> {
+    let argv = ["ethtool", "-N", "eth0", "rx-flow-hash", flow, fields];
+    guest.run(&argv).map(drop)
+}
+
+/// Guest and host must agree on what is hashed.
+fn agreed(guest: &Guest, ports: bool) -> Result<()> {
+    for (flow, bit) in FLOWS {
+        let shown = has_ports(guest, flow)?;
+        ensure!(shown == ports, "{flow}: ports are shown as {shown}");
+        let hosts = guest.host.counters()?.rss(End::Near)?;
+        let hosts = hosts.map_or("0".into(), |rss| rss.hash_info);
+        let types = u32::from_str_radix(hosts.trim_start_matches("0x"), 16)?;
+        // Q20: the C driver does not tell the host.
+        let told = guest.driver.get() == Driver::C || (types & bit != 0) == (ports && bit != 0);
+        ensure!(told, "{flow}: the host hashes {types:#x}");
+    }
+    Ok(())
+}
+
+fn flow_hash(guest: &Guest) -> Result<()> {
+    let attaches = guest.host.counters()?.attaches(End::Near)?;
+    agreed(guest, true)?;
+    ensure!(
+        channels_used(guest)? > 1,
+        "with ports, eight flows share one channel"
+    );
+    let result = addresses_only(guest);
+    for (flow, _) in FLOWS {
+        set(guest, flow, "sdfn")?;
+    }
+    result?;
+    agreed(guest, true)?;
+    let again = guest.host.counters()?.attaches(End::Near)?;
+    ensure!(again == attaches, "the flow hash re-attached the device");
+    guest.ping_both_ways()
+}
+
+fn addresses_only(guest: &Guest) -> Result<()> {
+    for (flow, _) in FLOWS {
+        set(guest, flow, "sd")?;
+    }
+    agreed(guest, false)?;
+    ensure!(
+        channels_used(guest)? == 1,
+        "with addresses only, eight flows use several channels"
+    );
+    for bad in [
+        ["tcp4", "s"],
+        ["tcp4", "sdf"],
+        ["ip4", "sd"],
+        ["sctp4", "sdfn"],
+    ] {
+        let argv = [&["ethtool", "-N", "eth0", "rx-flow-hash"], &bad[..]].concat();
+        guest.refused(&argv, "not supported")?;
+    }
+    agreed(guest, false)?;
+    guest.run(&["ip", "link", "set", "eth0", "mtu", "1400"])?;
+    guest.run(&["ip", "link", "set", "eth0", "mtu", "1500"])?;
+    guest.configure(guest.machine.most_channels())?;
+    agreed(guest, false)
+}
+
+/// How many channels eight TCP flows are sent on.
+fn channels_used(guest: &Guest) -> Result<usize> {
+    let count = || -> Result<Vec<u64>> {
+        let counters = guest.host.counters()?;
+        (0..guest.machine.most_channels())
+            .map(|i| Ok(counters.channel(End::Near, i)?.to_host))
+            .collect()
+    };
+    let before = count()?;
+    guest.bulk(Bulk {
+        from: End::Near,
+        family: Family::V4,
+        connections: 8,
+        bytes: 4 << 20,
+    })?;
+    let after = count()?;
+    // A few frames elsewhere are other traffic.
+    Ok(after
+        .iter()
+        .zip(&before)
+        .filter(|(a, b)| *a - *b > 8)
+        .count())
+}
