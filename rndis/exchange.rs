@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One RNDIS request after the attach: receive filter, MAC address, RSS, offloads, link.
+//! One RNDIS request after the attach: receive filter, MAC address, RSS, offloads, link, name.
 //!
 //! Same rules as [`crate::rndis::bringup`]: only the completion and the answer of this very request count.
 //! One exchange at a time may use a message buffer.
@@ -10,13 +10,14 @@ use crate::rndis::event::{Action, Event, RequestIds, MESSAGE_BUFFER_LEN};
 use crate::rndis::filter::PacketFilter;
 use crate::rndis::link::LinkSpeed;
 use crate::rndis::message::{self, HostMessage};
+use crate::rndis::name::FriendlyName;
 use crate::rndis::offload::{Offloads, MAX_PARAMETERS_LEN};
 use crate::rndis::oid::Oid;
 use crate::rndis::pending::{Arrival, Pending, Refusal, RequestKind};
 use crate::rndis::rss;
 use crate::rndis::version::NvspVersion;
 use crate::rndis::wire::u32_at;
-use core::fmt;
+use core::{cell::Cell, fmt};
 
 /// A request to the RNDIS device.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,8 @@ pub enum Request<'a> {
     QueryLinkSpeed,
     /// Ask whether the link is up.
     QueryLinkState,
+    /// Ask for the adapter's name, and put it there.
+    QueryFriendlyName(&'a Cell<FriendlyName>),
 }
 
 /// The successful answer to a request.
@@ -54,6 +57,8 @@ pub enum Reply {
     LinkSpeed(LinkSpeed),
     /// To `QueryLinkState`: whether the link is up.
     LinkState(bool),
+    /// To `QueryFriendlyName`: it is in its place.
+    FriendlyName,
 }
 
 /// Why a request failed.
@@ -85,28 +90,29 @@ impl fmt::Display for ExchangeError {
 
 /// A query's answer, or none for settings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Question {
+enum Question<'a> {
     Setting,
     LinkSpeed,
     LinkState,
+    FriendlyName(&'a Cell<FriendlyName>),
 }
 
 /// A request under way.
 #[derive(Debug)]
-pub struct Exchange {
-    question: Question,
+pub struct Exchange<'a> {
+    question: Question<'a>,
     pending: Pending,
     reply: Option<Reply>,
     failure: Option<ExchangeError>,
     ignored: u32,
 }
 
-impl Exchange {
+impl<'a> Exchange<'a> {
     /// Writes the request to `buffer` and returns the action that sends it. The buffer must stay as it
     /// is while [`Self::buffer_in_flight`].
     pub fn start(
         ids: &mut RequestIds,
-        request: &Request<'_>,
+        request: &Request<'a>,
         buffer: &mut [u8; MESSAGE_BUFFER_LEN],
     ) -> Result<(Self, Action), ExchangeError> {
         let id = ids.request();
@@ -115,6 +121,9 @@ impl Exchange {
         let (question, kind) = match request {
             Request::QueryLinkSpeed => (Question::LinkSpeed, RequestKind::Query),
             Request::QueryLinkState => (Question::LinkState, RequestKind::Query),
+            Request::QueryFriendlyName(place) => {
+                (Question::FriendlyName(place), RequestKind::Query)
+            }
             _ => (Question::Setting, RequestKind::Set),
         };
         let this = Self {
@@ -167,14 +176,19 @@ impl Exchange {
     }
 
     fn answer(&mut self, message: &HostMessage<'_>) -> Result<(), ExchangeError> {
-        let value = match message {
-            HostMessage::QueryComplete { info, .. } => u32_at(info, 0),
-            _ => None,
+        let info = match message {
+            HostMessage::QueryComplete { info, .. } => *info,
+            _ => &[],
         };
+        let value = u32_at(info, 0);
         let reply = match self.question {
             Question::Setting => Some(Reply::Set),
             Question::LinkSpeed => value.map(|speed| Reply::LinkSpeed(LinkSpeed(speed))),
             Question::LinkState => value.map(|status| Reply::LinkState(status == 0)),
+            Question::FriendlyName(place) => {
+                place.set(FriendlyName::decode(info));
+                Some(Reply::FriendlyName)
+            }
         };
         self.reply = reply;
         match reply {
@@ -243,6 +257,9 @@ fn encode(id: u32, request: &Request<'_>, out: &mut [u8]) -> Option<usize> {
         Request::QueryLinkSpeed => message::encode_query(id, Oid::GEN_LINK_SPEED, &[], out),
         Request::QueryLinkState => {
             message::encode_query(id, Oid::GEN_MEDIA_CONNECT_STATUS, &[], out)
+        }
+        Request::QueryFriendlyName(_) => {
+            message::encode_query(id, Oid::GEN_FRIENDLY_NAME, &[], out)
         }
     }
 }

@@ -7,7 +7,7 @@
 //! believed; nothing the host can write makes this code panic.
 //!
 //! * wire formats: [`nvsp`], [`message`] (RNDIS control), [`oid`], [`offload`], [`rss`], [`filter`],
-//!   [`address`], [`link`], [`ppi`] and [`packet`] (RNDIS data, the hot path), [`send_table`];
+//!   [`address`], [`name`], [`link`], [`ppi`] and [`packet`] (RNDIS data, the hot path), [`send_table`];
 //! * control plane: [`bringup`] (one attach), [`exchange`] (one request afterwards), [`teardown`];
 //! * bookkeeping of what is in flight: [`sections`], [`slots`], [`rx_completions`].
 #![forbid(unsafe_code)]
@@ -29,6 +29,7 @@ pub mod exchange;
 pub mod filter;
 pub mod link;
 pub mod message;
+pub mod name;
 pub mod nvsp;
 pub mod offload;
 pub mod oid;

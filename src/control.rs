@@ -52,14 +52,14 @@ impl Operation for Bringup {
 }
 
 /// An exchange whose message is written already.
-pub(crate) struct Started<'a> {
-    exchange: &'a mut Exchange,
+pub(crate) struct Started<'a, 'b> {
+    exchange: &'a mut Exchange<'b>,
     first: Option<Action>,
 }
 
-impl<'a> Started<'a> {
+impl<'a, 'b> Started<'a, 'b> {
     /// To be driven, beginning with `first`.
-    pub(crate) fn new(exchange: &'a mut Exchange, first: Action) -> Self {
+    pub(crate) fn new(exchange: &'a mut Exchange<'b>, first: Action) -> Self {
         Self {
             exchange,
             first: Some(first),
@@ -67,7 +67,7 @@ impl<'a> Started<'a> {
     }
 }
 
-impl Operation for Started<'_> {
+impl Operation for Started<'_, '_> {
     type Error = ExchangeError;
 
     fn next(&mut self, _buffer: &mut [u8; MESSAGE_BUFFER_LEN]) -> Action {
@@ -148,11 +148,11 @@ impl<'a> Line<'a> {
     }
 
     /// Writes `request`; to be driven by [`Line::run`].
-    pub(crate) fn start(
+    pub(crate) fn start<'b>(
         &mut self,
         ids: &mut RequestIds,
-        request: &Request<'_>,
-    ) -> Result<(Exchange, Action), ExchangeError> {
+        request: &Request<'b>,
+    ) -> Result<(Exchange<'b>, Action), ExchangeError> {
         Exchange::start(ids, request, &mut self.buffers.message)
     }
 

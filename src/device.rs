@@ -312,6 +312,7 @@ impl Operations for Adapter {
         }
         if events & REPAIR != 0 {
             dev.control.lock().repair(dev, &Config::from(rtnl));
+            Self::announce_lost_table(dev, rtnl);
         }
     }
 
@@ -384,6 +385,7 @@ fn first_attach(netdev: &mut UniqueDevice<Adapter>) -> Result<Negotiated> {
     dev.set_address(&config, &negotiated.mac.0);
     dev.set_mtu(&config, negotiated.mtu);
     control.adopt_mtu(negotiated.mtu);
+    control.adopt_name(dev, &config);
     Ok(negotiated)
 }
 

@@ -19,9 +19,11 @@ use crate::rndis::{
     bringup::OnRefusal,
     exchange::{ExchangeError, Reply, Request},
     filter::{PacketFilter, Wanted},
+    name::FriendlyName,
 };
 use crate::settings::Settings;
 use crate::vmbus::{Channel, Deadline};
+use core::cell::Cell;
 use kernel::{
     new_mutex,
     prelude::*,
@@ -301,6 +303,20 @@ impl Control {
         self.request(dev, config, &Request::SetAddress(address))?;
         self.settings.address = Some(address);
         Ok(())
+    }
+
+    /// Shows the name that the host's administrator gave the adapter, if there is one and the host
+    /// tells.
+    #[inline(never)]
+    pub(crate) fn adopt_name(&mut self, dev: &Device<Adapter>, config: &Config<'_>) {
+        let deadline = Deadline::after(EXCHANGE_MS);
+        let place = Cell::new(FriendlyName::decode(&[]));
+        // Whoever does not tell has no name.
+        let _ = self.exchange(config, deadline, &Request::QueryFriendlyName(&place));
+        if let Some(alias) = place.into_inner().given() {
+            // Without memory there is no alias.
+            let _ = dev.set_alias(config, alias);
+        }
     }
 
     /// Has the host deliver what the interface's flags ask for, or nothing if it is not `open`.

@@ -17,7 +17,7 @@ fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-fn start(request: &Request<'_>) -> (Exchange, TransactionId, Vec<u8>) {
+fn start<'a>(request: &Request<'a>) -> (Exchange<'a>, TransactionId, Vec<u8>) {
     let mut buffer = [0; MESSAGE_BUFFER_LEN];
     let (exchange, action) = Exchange::start(&mut RequestIds::new(), request, &mut buffer).unwrap();
     let Action::SendRndis { len, transaction } = action else {
@@ -26,7 +26,7 @@ fn start(request: &Request<'_>) -> (Exchange, TransactionId, Vec<u8>) {
     (exchange, transaction, buffer[..len].to_vec())
 }
 
-fn acknowledge(exchange: &mut Exchange, transaction: TransactionId) {
+fn acknowledge(exchange: &mut Exchange<'_>, transaction: TransactionId) {
     exchange
         .event(Event::Completion {
             transaction,
@@ -118,6 +118,24 @@ fn queries_return_what_they_ask_for() {
         ask(Request::QueryLinkState, 1),
         Some(Reply::LinkState(false))
     );
+}
+
+#[test]
+fn the_friendly_name_is_asked_for_as_by_the_c_driver() {
+    let recorded = recorded::attach_4_channels();
+    let line = select(&recorded, Direction::GuestToHost, "rndis")
+        .into_iter()
+        .find(|line| line.field("oid").is_some_and(|oid| oid.contains("20216")))
+        .unwrap();
+    let name = Cell::new(FriendlyName::decode(&[]));
+    let (mut exchange, id, mut message) = start(&Request::QueryFriendlyName(&name));
+    message[8..12].copy_from_slice(&line.bytes[8..12]);
+    assert_eq!(message, line.bytes);
+    acknowledge(&mut exchange, id);
+    let answer = words(&[0x8000_0004, 32, 1, 0, 8, 16, 0x0065_004e, 0x0074]);
+    exchange.event(Event::Rndis(&answer)).unwrap();
+    assert_eq!(exchange.reply(), Some(Reply::FriendlyName));
+    assert_eq!(name.get().given(), Some(&b"Net"[..]));
 }
 
 #[test]

@@ -15,12 +15,7 @@ pub(super) fn has_ports(dev: &Device<Adapter>, kind: FlowKind) -> bool {
 }
 
 /// Has them hashed, or not; no channel is closed for it.
-pub(super) fn set_ports(
-    dev: &Device<Adapter>,
-    rtnl: &Rtnl,
-    kind: FlowKind,
-    ports: bool,
-) -> Result {
+pub(super) fn set_ports(dev: &Device<Adapter>, rtnl: &Rtnl, kind: FlowKind, ports: bool) -> Result {
     dev.control
         .lock()
         .set_flow_hash(dev, &rtnl.into(), flow(kind), ports)

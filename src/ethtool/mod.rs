@@ -36,7 +36,7 @@ impl ethtool::Operations for Adapter {
         let Some(queue) = path.as_ref().and_then(|path| path.queue(0)) else {
             return;
         };
-        for (value, index) in values.iter_mut().zip(0u32..) {
+        for (value, index) in values.iter_mut().zip(0..SEND_TABLE_LEN as u32) {
             *value = queue.shared.channel_of(index).into();
         }
     }

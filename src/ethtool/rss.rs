@@ -42,16 +42,25 @@ pub(super) fn get(dev: &Device<Adapter>, view: RssView<'_>) -> Result {
 pub(super) fn set(dev: &Device<Adapter>, rtnl: &Rtnl, change: &RssChange<'_>) -> Result {
     let table = match change.table {
         Some([]) => return Err(not_supported()),
-        Some(entries) => Some(Table::from_entries(entries.iter().copied()).ok_or(EINVAL)?),
+        Some(entries) => Some(parse(entries)?),
         None => None,
     };
-    let key = match change.key {
-        Some(bytes) => Some(<[u8; KEY_LEN]>::try_from(bytes).map_err(|_| EINVAL)?),
+    let key: Option<&[u8; KEY_LEN]> = match change.key {
+        Some(bytes) => Some(bytes.try_into().map_err(|_| EINVAL)?),
         None => None,
     };
     if table.is_none() && key.is_none() {
         // The hash function alone: there is just the one.
         return Ok(());
     }
-    dev.control.lock().set_spread(dev, &rtnl.into(), table, key)
+    dev.control
+        .lock()
+        .set_spread(dev, &rtnl.into(), table.as_deref(), key)
+}
+
+/// On the heap: it is big for a kernel stack.
+#[inline(never)]
+fn parse(entries: &[u32]) -> Result<KBox<Table>> {
+    let table = Table::from_entries(entries.iter().copied()).ok_or(EINVAL)?;
+    Ok(KBox::new(table, GFP_KERNEL)?)
 }

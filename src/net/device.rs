@@ -169,6 +169,14 @@ impl<T> Device<T> {
             && unsafe { bindings::netvsc_txq_stopped(self.as_raw(), queue.into()) }
     }
 
+    /// Sets the alias that `ip link` shows; at most 255 bytes.
+    pub(crate) fn set_alias(&self, _config: &Config<'_>, alias: &[u8]) -> Result {
+        // SAFETY: `alias` has the bytes that are read, which is so many.
+        let len =
+            unsafe { bindings::dev_set_alias(self.as_raw(), alias.as_ptr().cast(), alias.len()) };
+        kernel::error::to_result(len.min(0))
+    }
+
     /// Sets the hardware address in the device.
     pub(crate) fn set_address(&self, _config: &Config<'_>, address: &[u8; 6]) {
         // SAFETY: `address` has the 6 bytes that are read.

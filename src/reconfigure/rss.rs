@@ -13,14 +13,19 @@ use crate::vmbus::Deadline;
 use kernel::prelude::*;
 
 /// What decides on which channel a flow arrives.
-#[derive(Clone)]
 pub(crate) struct Spread {
     /// The channel for each bucket of the hash; `None` if the host cannot spread.
     pub(crate) table: Option<Table>,
     /// The key of the hash.
     pub(crate) key: [u8; KEY_LEN],
-    /// What is hashed.
-    flow_hash: FlowHash,
+}
+
+/// What to tell the host; for what is `None`, the settings.
+#[derive(Clone, Copy, Default)]
+struct Change<'a> {
+    table: Option<&'a Table>,
+    key: Option<&'a [u8; KEY_LEN]>,
+    flow_hash: Option<FlowHash>,
 }
 
 impl Control {
@@ -31,7 +36,6 @@ impl Control {
         Ok(Spread {
             table: (negotiated.rss_table_len > 0).then_some(table),
             key: self.settings.rss_key,
-            flow_hash: self.settings.flow_hash,
         })
     }
 
@@ -40,25 +44,28 @@ impl Control {
         &mut self,
         dev: &Device<Adapter>,
         config: &Config<'_>,
-        table: Option<Table>,
-        key: Option<[u8; KEY_LEN]>,
+        table: Option<&Table>,
+        key: Option<&[u8; KEY_LEN]>,
     ) -> Result {
-        let old = self.spread()?;
-        let old_table = old.table.ok_or_else(not_supported)?;
-        let new_table = table.unwrap_or(old_table);
         let negotiated = &self.attached()?.negotiated;
-        if new_table.len() != negotiated.rss_table_len || !new_table.fits(negotiated.channels) {
+        let (len, channels) = (negotiated.rss_table_len, negotiated.channels);
+        if len == 0 {
+            return Err(not_supported());
+        }
+        if table.is_some_and(|table| table.len() != len || !table.fits(channels)) {
             return Err(EINVAL);
         }
-        let new = Spread {
-            table: Some(new_table),
-            key: key.unwrap_or(old.key),
-            ..old
+        let change = Change {
+            table,
+            key,
+            flow_hash: None,
         };
-        self.change_spread(dev, config, &old, &new)?;
-        self.settings.rss_key = new.key;
-        if table.is_some() {
-            self.settings.rss_table = table;
+        self.change_spread(dev, config, &change)?;
+        if let Some(key) = key {
+            self.settings.rss_key = *key;
+        }
+        if let Some(table) = table {
+            self.settings.rss_table = Some(*table);
             self.attached()?.negotiated.user_table = true;
         }
         Ok(())
@@ -77,37 +84,39 @@ impl Control {
         flow: Flow,
         ports: bool,
     ) -> Result {
-        let flow_hash = self.settings.flow_hash.with_ports(flow, ports);
+        let old = self.settings.flow_hash;
+        let new = old.with_ports(flow, ports);
         // Without a device it is told with the next attach.
-        if let Ok(old) = self.spread() {
-            let hashes = self.attached()?.negotiated.rss_hashes;
-            let new = Spread {
-                flow_hash,
-                ..old.clone()
-            };
-            if new.flow_hash.types(hashes) != old.flow_hash.types(hashes) {
-                self.change_spread(dev, config, &old, &new)?;
+        if let Ok(attachment) = self.attached() {
+            let hashes = attachment.negotiated.rss_hashes;
+            if new.types(hashes) != old.types(hashes) {
+                let change = Change {
+                    flow_hash: Some(new),
+                    ..Change::default()
+                };
+                self.change_spread(dev, config, &change)?;
             }
         }
-        self.settings.flow_hash = flow_hash;
-        dev.set_hashed_ports(flow_hash);
+        self.settings.flow_hash = new;
+        dev.set_hashed_ports(new);
         Ok(())
     }
 
-    /// Has the host spread by `new`, without closing a channel. On failure it is told `old` again.
+    /// Has the host spread by `change`, without closing a channel. On failure it is told the settings
+    /// again.
     ///
     /// With one channel there is nothing to spread: the host hears of the change when there are more.
     fn change_spread(
         &mut self,
         dev: &Device<Adapter>,
         config: &Config<'_>,
-        old: &Spread,
-        new: &Spread,
+        change: &Change<'_>,
     ) -> Result {
-        if self.attached()?.negotiated.channels < 2 {
+        let negotiated = &self.attached()?.negotiated;
+        if negotiated.channels < 2 || negotiated.rss_table_len == 0 {
             return Ok(());
         }
-        let Err(error) = self.tell_spread(config, new)? else {
+        let Err(error) = self.tell_spread(config, change)? else {
             self.attached()?.negotiated.rss_enabled = true;
             return Ok(());
         };
@@ -116,7 +125,7 @@ impl Control {
             format_args!("host does not change RSS, it stays as it was: {error}"),
         );
         // The host may have turned spreading off, or may do so now that the time is up.
-        if let Err(again) = self.tell_spread(config, old)? {
+        if let Err(again) = self.tell_spread(config, &Change::default())? {
             self.attached()?.negotiated.rss_enabled = false;
             Adapter::say_err(
                 dev,
@@ -128,20 +137,22 @@ impl Control {
 
     /// Turns spreading off and on again. That the host does not turn it off does not matter, unless it
     /// is silent.
+    #[inline(never)]
     fn tell_spread(
         &mut self,
         config: &Config<'_>,
-        spread: &Spread,
+        change: &Change<'_>,
     ) -> Result<Result<(), ExchangeError>> {
-        let Some(table) = &spread.table else {
-            return Ok(Ok(()));
-        };
+        let (key, hash) = (self.settings.rss_key, self.settings.flow_hash);
+        let negotiated = &self.attachment.as_ref().ok_or(ENODEV)?.negotiated;
+        let table = negotiated.rss_table(self.settings.rss_table.as_ref());
         let parameters = Parameters {
-            table,
-            key: &spread.key,
-            types: spread
+            table: change.table.unwrap_or(&table),
+            key: change.key.unwrap_or(&key),
+            types: change
                 .flow_hash
-                .types(self.attached()?.negotiated.rss_hashes),
+                .unwrap_or(hash)
+                .types(negotiated.rss_hashes),
         };
         let deadline = Deadline::after(EXCHANGE_MS);
         let request = |mode| Request::SetRss { mode, parameters };

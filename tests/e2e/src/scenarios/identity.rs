@@ -5,7 +5,8 @@
 use anyhow::{ensure, Context, Result};
 
 use crate::ethtool;
-use crate::guest::{module_path, End, Guest};
+use crate::guest::{module_path, End, Guest, SHORT};
+use crate::host::Action;
 use crate::scenario::{Machine, Scenario, Set};
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -16,6 +17,14 @@ pub const SCENARIOS: &[Scenario] = &[
         machine: Machine::COMMON,
         c_defect: None,
         run: names,
+    },
+    Scenario {
+        name: "friendly-name-becomes-the-alias",
+        about: "ip link shows the host's name of the NIC; a host that tells none does no harm",
+        set: Set::Quick,
+        machine: Machine::COMMON,
+        c_defect: None,
+        run: alias,
     },
     Scenario {
         name: "statistics-have-the-stock-names-and-order",
@@ -37,11 +46,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 fn names(guest: &Guest) -> Result<()> {
     for end in [End::Near, End::Peer] {
-        let info = guest.at(
-            end,
-            &["ethtool", "--driver", end.interface()],
-            crate::guest::SHORT,
-        )?;
+        let info = guest.at(end, &["ethtool", "--driver", end.interface()], SHORT)?;
         let driver = ethtool::field(&info, "driver");
         ensure!(driver == Some("hv_netvsc"), "ethtool -i says {info:?}");
         let link = guest.link(end)?;
@@ -71,6 +76,54 @@ fn names(guest: &Guest) -> Result<()> {
             .any(|a| a == "vmbus:635161f83edfc546913ff2d2f965ed0e"),
         "the module's aliases are {alias:?}"
     );
+    Ok(())
+}
+
+/// What this host calls every NIC.
+const FRIENDLY_NAME: &str = "Network Device";
+const FRIENDLY_NAME_QUERY: &str = "rndis.query.GEN_FRIENDLY_NAME";
+
+fn alias(guest: &Guest) -> Result<()> {
+    for end in [End::Near, End::Peer] {
+        // The peer's was lost when it moved to its network namespace, or not.
+        let alias = &guest.link(end)?["ifalias"];
+        ensure!(
+            alias == FRIENDLY_NAME || (end == End::Peer && alias.is_null()),
+            "{end:?} has alias {alias}"
+        );
+    }
+    guest
+        .host
+        .add_fault(FRIENDLY_NAME_QUERY, 1, 1, Action::Refuse)?;
+    let result = third_nic(guest);
+    guest.host.clear_faults()?;
+    guest.host.remove_nic("nic2")?;
+    guest.wait_until("end of the third interface", SHORT, || {
+        Ok(third_interface(guest)?.is_empty())
+    })?;
+    result
+}
+
+const THIRD_MAC: &str = "00:15:5d:00:00:03";
+
+/// The name of the interface with the third NIC's address.
+fn third_interface(guest: &Guest) -> Result<String> {
+    let script = format!("grep -l {THIRD_MAC} /sys/class/net/*/address 2>/dev/null || true");
+    Ok(guest.shell(&script, SHORT)?.trim().to_owned())
+}
+
+fn third_nic(guest: &Guest) -> Result<()> {
+    guest
+        .host
+        .add_nic(&format!("name=nic2,mac={THIRD_MAC},queues=4,backend=null"))?;
+    guest.wait_until("the third interface", SHORT, || {
+        Ok(!third_interface(guest)?.is_empty())
+    })?;
+    let fired = guest.host.counters()?.fired(FRIENDLY_NAME_QUERY);
+    ensure!(fired == 1, "the fault fired {fired} times");
+    let path = third_interface(guest)?.replace("/address", "/ifalias");
+    let alias = guest.run(&["cat", &path])?;
+    ensure!(alias.trim().is_empty(), "the alias is {alias:?}");
     Ok(())
 }
 
