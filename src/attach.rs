@@ -343,6 +343,7 @@ impl Parts {
     /// Closes the sub-channels, then the primary, and gives up what was in flight. Polls are stopped.
     ///
     /// If the host does not let go of the primary in time, what it may still read is kept until it does.
+    #[inline(never)]
     fn close(&mut self, dev: &Device<Adapter>, config: &Config<'_>) -> Option<Channel> {
         let mut read_by_host = (core::mem::take(&mut self.closed), self.buffers.take());
         // The queues come off from the last to the first.
@@ -421,6 +422,7 @@ fn forget_packets(dev: &Device<Adapter>, queue: &Napi<Queue>) {
     }
 }
 
+#[inline(never)]
 fn unshare(dev: &Device<Adapter>, buffer: Option<SharedBuffer>) {
     let deadline = Deadline::after(CALL_MS);
     if let Some(Err(error)) = buffer.map(|buffer| buffer.teardown(deadline)) {

@@ -554,6 +554,7 @@ impl<H: Interrupt> OpenChannel<H> {
     /// `read_by_host` comes back with the channel: what the host may use until then. `ETIMEDOUT` if it has
     /// not given the rings back by `deadline`: should it do so later, `read_by_host` is dropped and `late` gets
     /// the channel.
+    #[inline(never)]
     pub fn close<K: Send + Unpin + 'static>(
         self,
         deadline: Deadline,

@@ -84,7 +84,10 @@ impl fmt::Display for BringupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SendFailed { step } => write!(f, "{step}: message not sent"),
-            Self::ShareFailed { step } => write!(f, "{step}: no memory, or the host refused it or did not answer"),
+            Self::ShareFailed { step } => write!(
+                f,
+                "{step}: no memory, or the host refused it or did not answer"
+            ),
             Self::Deadline { step } => write!(f, "{step}: host did not answer in time"),
             Self::Rescinded { step } => write!(f, "{step}: host removed the device"),
             Self::Refused { step, refusal } => write!(f, "{step}: {refusal}"),
