@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::netvsp::NvspVersion;
+use crate::netvsp::{NvspVersion, OffloadSupport};
 
 /// A value on the command line that cannot be used. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -194,6 +194,9 @@ pub struct NicSpec {
     pub speed_mbps: u32,
     /// `link=up|down`: carrier at start; up if not given.
     pub link_up: bool,
+    /// `offloads=`: what the NIC offers to the guest, such as `csum4+csum6+udp+lso4+lso6+rsc`, `all` or
+    /// `none`; all if not given.
+    pub offloads: OffloadSupport,
     /// `pcap=`: file that receives a copy of every frame in both directions.
     pub pcap: Option<PathBuf>,
 }
@@ -211,6 +214,7 @@ impl FromStr for NicSpec {
             mtu: 9000,
             speed_mbps: 10_000,
             link_up: true,
+            offloads: OffloadSupport::ALL,
             pcap: None,
         };
         let mut seen: Vec<&str> = Vec::new();
@@ -235,11 +239,12 @@ impl FromStr for NicSpec {
                 "mtu" => spec.mtu = number(key, value, 1500, 65500)?,
                 "speed" => spec.speed_mbps = number(key, value, 1, 400_000)?,
                 "link" => spec.link_up = link(value)?,
+                "offloads" => spec.offloads = value.parse().map_err(ConfigError)?,
                 "pcap" if !value.is_empty() => spec.pcap = Some(value.into()),
                 "pcap" => return bad("pcap: the file name is empty".into()),
                 _ => {
                     return bad(format!(
-                        "'{key}' is none of mac, name, queues, backend, mtu, speed, link, pcap"
+                        "'{key}' is none of mac, name, queues, backend, mtu, speed, link, offloads, pcap"
                     ))
                 }
             }
@@ -282,12 +287,13 @@ mod tests {
     #[test]
     fn nic_with_everything() {
         let text = "mac=00:15:5d:00:00:01,name=a,queues=64,backend=tap:tap0,mtu=1500,speed=100,\
-                    link=down,pcap=x.pcap";
+                    link=down,offloads=csum4+lso4,pcap=x.pcap";
         let spec: NicSpec = text.parse().unwrap();
         assert_eq!(spec.mac.to_string(), "00:15:5d:00:00:01");
         assert_eq!((spec.name.as_str(), spec.queues, spec.mtu), ("a", 64, 1500));
         assert_eq!(spec.backend, BackendSpec::Tap("tap0".into()));
         assert_eq!((spec.speed_mbps, spec.link_up), (100, false));
+        assert_eq!(Ok(spec.offloads), "csum4+lso4".parse());
         assert_eq!(spec.pcap, Some("x.pcap".into()));
     }
 
@@ -316,6 +322,7 @@ mod tests {
             ("mac=00:15:5d:00:00:01,backend=switch:", "'switch:'"),
             ("mac=00:15:5d:00:00:01,colour=red", "'colour'"),
             ("mac=00:15:5d:00:00:01,mtu=1500,mtu=1500", "twice"),
+            ("mac=00:15:5d:00:00:01,offloads=csum5", "'csum5'"),
             ("mac=00:15:5d:00:00:01,link=maybe", "'maybe'"),
         ] {
             let got = message(text);

@@ -22,6 +22,9 @@
 //! | `gap-restart` | `name` | null; back end `gen` or `sink` measures its longest gap anew |
 //! | `profile` | `period_us`: CPU time between two samples, from 100 | null; the profile begins anew |
 //! | `profile-finish` | | `{ADDRESS: samples}`, in hexadecimal |
+//! | `offloads` | `name`, `offloads`: as after `offloads=` of `--nic` | null; the guest is told when it next attaches |
+//! | `inject-frame` | `name`, `frame`: hex | null; delivered as if it came from the back end |
+//! | `inject-messages` | `name`, `messages`: list of hex or `HEX*N` | null; RNDIS messages, unchecked, in one ring packet on channel 0 |
 //! | `rescind` | `name`, `channel`: sub-channel index from 1 | null |
 //! | `poweroff` | | null; presses the ACPI power button |
 //! | `quit` | | null; ends the host program |
@@ -32,6 +35,7 @@ use serde_json::Value;
 use crate::backend::generator::Load;
 use crate::config::NicSpec;
 use crate::fault::FaultSpec;
+use crate::netvsp::OffloadSupport;
 
 pub mod server;
 
@@ -108,6 +112,27 @@ pub enum Command {
     },
     /// Ends that and tells.
     ProfileFinish,
+    /// Changes what a NIC offers to a guest that attaches.
+    Offloads {
+        /// Name of the NIC.
+        name: String,
+        /// As after `offloads=` on the command line.
+        offloads: String,
+    },
+    /// Delivers a frame to the guest as if it came from the back end.
+    InjectFrame {
+        /// Name of the NIC.
+        name: String,
+        /// Ethernet bytes without FCS, in hexadecimal.
+        frame: String,
+    },
+    /// Writes RNDIS messages, however wrong they are, to the guest: one ring packet on the primary channel.
+    InjectMessages {
+        /// Name of the NIC.
+        name: String,
+        /// The messages in hexadecimal, one for each range of the packet; `HEX*N` stands for N of them.
+        messages: Vec<String>,
+    },
     /// Takes a sub-channel away.
     Rescind {
         /// Name of the NIC.
@@ -167,6 +192,12 @@ pub trait ControlTarget: Send + Sync {
     fn start_profile(&self, period_us: u32) -> Result<(), String>;
     /// Ends that: how often it was found at each address.
     fn finish_profile(&self) -> Value;
+    /// Changes what a NIC offers.
+    fn set_offloads(&self, name: &str, offloads: OffloadSupport) -> Result<(), String>;
+    /// Delivers a frame.
+    fn inject_frame(&self, name: &str, frame: Vec<u8>) -> Result<(), String>;
+    /// Writes RNDIS messages to the guest, unchecked.
+    fn inject_messages(&self, name: &str, messages: Vec<Vec<u8>>) -> Result<(), String>;
     /// Rescinds a sub-channel.
     fn rescind(&self, name: &str, channel: u16) -> Result<(), String>;
     /// Presses the power button.
@@ -207,6 +238,16 @@ pub fn execute(target: &dyn ControlTarget, command: Command) -> Outcome {
         Command::GapRestart { name } => null(target.restart_gap(&name)),
         Command::Profile { period_us } => null(target.start_profile(period_us)),
         Command::ProfileFinish => Ok(target.finish_profile()),
+        Command::Offloads { name, offloads } => {
+            null(offloads.parse().and_then(|o| target.set_offloads(&name, o)))
+        }
+        Command::InjectFrame { name, frame } => {
+            null(hex(&frame).and_then(|frame| target.inject_frame(&name, frame)))
+        }
+        Command::InjectMessages { name, messages } => {
+            let messages: Result<Vec<_>, _> = messages.iter().map(|text| repeated(text)).collect();
+            null(messages.and_then(|messages| target.inject_messages(&name, messages.concat())))
+        }
         Command::Rescind { name, channel } => null(target.rescind(&name, channel)),
         Command::Poweroff => {
             target.power_button();
@@ -221,6 +262,27 @@ pub fn execute(target: &dyn ControlTarget, command: Command) -> Outcome {
         Ok(value) => Outcome::Ok(value),
         Err(text) => Outcome::Error(text),
     }
+}
+
+/// One message, or N of them if the text ends in `*N`.
+fn repeated(text: &str) -> Result<Vec<Vec<u8>>, String> {
+    const MOST: usize = 1024;
+    let (digits, count) = text.split_once('*').unwrap_or((text, "1"));
+    let count = count.parse::<usize>().ok().filter(|count| *count <= MOST);
+    let count =
+        count.ok_or_else(|| format!("'{text}' does not end in * and a number up to {MOST}"))?;
+    Ok(vec![hex(digits)?; count])
+}
+
+/// Bytes from hexadecimal digits.
+fn hex(text: &str) -> Result<Vec<u8>, String> {
+    let digit = |c: &u8| char::from(*c).to_digit(16).map(|d| d as u8);
+    let pair = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(high)? << 4 | digit(low)?),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+    bytes.ok_or_else(|| format!("'{text}' is not an even number of hexadecimal digits"))
 }
 
 #[cfg(test)]
@@ -261,6 +323,18 @@ mod tests {
         let request = parse(json!({"cmd": "fault-log"}));
         assert_eq!(request.command, Command::FaultLog { reset: false });
         assert!(serde_json::from_value::<Request>(json!({"cmd": "dance"})).is_err());
+    }
+
+    #[test]
+    fn bytes_are_read_from_hexadecimal() {
+        assert_eq!(hex("00fFa5"), Ok(vec![0, 255, 0xa5]));
+        assert_eq!(hex(""), Ok(Vec::new()));
+        for bad in ["0", "0g", "+1", "é"] {
+            assert!(hex(bad).is_err(), "{bad}");
+        }
+        assert_eq!(repeated("0a*3"), Ok(vec![vec![10]; 3]));
+        assert_eq!(repeated("0a"), Ok(vec![vec![10]]));
+        assert!(repeated("0a*").is_err() && repeated("0a*1025").is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{json, Map, Value};
 
 use crate::backend::generator::{Generator, GeneratorHandle, Load};
+use crate::backend::frame::Frame;
 use crate::backend::null::Null;
 use crate::backend::sink::{Sink, SinkHandle};
 use crate::backend::switch::{Forwarding, Switch, DEFAULT_QUEUE};
@@ -18,7 +19,7 @@ use crate::control::ControlTarget;
 use crate::fault::FaultSpec;
 use crate::machine::outcome::Outcome;
 use crate::machine::Shared;
-use crate::netvsp::{Netvsp, NicConfig, NicHandle, NvspVersion};
+use crate::netvsp::{Netvsp, NicConfig, NicHandle, NvspVersion, OffloadSupport};
 use crate::vmbus::server::{DeviceId, VmbusServer};
 
 /// A NIC that is on the bus.
@@ -149,6 +150,7 @@ fn nic_config(name: &str, spec: &NicSpec, nvsp: NvspVersion) -> NicConfig {
         max_mtu: spec.mtu,
         speed_mbps: spec.speed_mbps,
         link_up: spec.link_up,
+        offloads: spec.offloads,
         pcap: spec.pcap.clone(),
         ..NicConfig::new(name, spec.mac.0)
     }
@@ -262,6 +264,18 @@ impl ControlTarget for TestHost {
 
     fn finish_profile(&self) -> Value {
         self.machine.finish_profile()
+    }
+
+    fn set_offloads(&self, name: &str, offloads: OffloadSupport) -> Result<(), String> {
+        self.with_nic(name, |nic| nic.handle.set_offloads(offloads))
+    }
+
+    fn inject_frame(&self, name: &str, frame: Vec<u8>) -> Result<(), String> {
+        self.with_nic(name, |nic| nic.handle.inject(Frame::new(frame)))
+    }
+
+    fn inject_messages(&self, name: &str, messages: Vec<Vec<u8>>) -> Result<(), String> {
+        self.with_nic(name, |nic| nic.handle.inject_messages(messages))?
     }
 
     fn rescind(&self, name: &str, channel: u16) -> Result<(), String> {

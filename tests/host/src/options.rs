@@ -42,7 +42,8 @@ pub struct Options {
     pub memory: u32,
 
     /// A NIC: mac=ADDR[,name=NAME][,queues=1-64][,backend=switch:NAME|tap:INTERFACE|null]
-    /// [,mtu=1500-65500][,speed=MBIT][,link=up|down][,pcap=FILE]; may be repeated
+    /// [,mtu=1500-65500][,speed=MBIT][,link=up|down][,offloads=all|none|csum4+csum6+udp+lso4+lso6+rsc]
+    /// [,pcap=FILE]; may be repeated
     #[arg(long = "nic", value_name = "SPEC")]
     pub nics: Vec<NicSpec>,
 

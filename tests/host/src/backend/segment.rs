@@ -60,6 +60,25 @@ pub fn count(frame: &[u8], request: &Segmentation) -> Result<usize, SegmentError
     Ok(payload.div_ceil(request.mss as usize).max(1))
 }
 
+/// Bytes of the pieces that a large frame is handed over in without being cut up: the headers with the
+/// payload of the first segment, then the payload of each other segment.
+pub fn pieces(frame: &Frame) -> Result<Vec<usize>, SegmentError> {
+    let Some(request) = frame.segmentation else {
+        return Ok(vec![frame.bytes.len()]);
+    };
+    let large = check(&frame.bytes, &request)?;
+    let payload = &frame.bytes[large.payload..];
+    let mut pieces: Vec<usize> = payload
+        .chunks(request.mss as usize)
+        .map(<[u8]>::len)
+        .collect();
+    match pieces.first_mut() {
+        Some(first) => *first += large.payload,
+        None => pieces.push(large.payload),
+    }
+    Ok(pieces)
+}
+
 /// Cuts `frame` into segments with complete IP and TCP checksums. A frame without a request comes
 /// back alone, unchanged.
 pub fn segment(frame: Frame) -> Result<Vec<Frame>, SegmentError> {
@@ -198,6 +217,20 @@ mod tests {
                 joined.extend_from_slice(&s.bytes[h.l4_offset + 20..]);
             }
             prop_assert_eq!(joined, payload);
+        }
+
+        #[test]
+        fn pieces_are_the_segments_without_their_headers(
+            v6: bool, len in 0usize..9000, mss in 1u32..3000
+        ) {
+            let frame = large(v6, &vec![7; len], mss);
+            let pieces = pieces(&frame).expect("pieces");
+            prop_assert_eq!(pieces.iter().sum::<usize>(), frame.bytes.len());
+            let headers = frame.bytes.len() - len;
+            let segments = segment(frame).expect("segments");
+            let cut: Vec<usize> = segments.iter().map(|s| s.bytes.len() - headers).collect();
+            prop_assert_eq!(pieces[0] - headers, cut[0]);
+            prop_assert_eq!(&pieces[1..], &cut[1..]);
         }
     }
 

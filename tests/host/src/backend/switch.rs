@@ -160,7 +160,9 @@ impl Backend for SwitchPort {
     }
 
     fn takes(&self) -> Takes {
+        // Whoever receives a large frame cuts it up, or hands it to a guest that takes it whole.
         Takes {
+            segmentation: true,
             vlan_metadata: true,
             ..Takes::default()
         }

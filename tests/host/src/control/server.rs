@@ -83,6 +83,7 @@ mod tests {
     use crate::backend::generator::Load;
     use crate::config::NicSpec;
     use crate::fault::FaultSpec;
+    use crate::netvsp::OffloadSupport;
     use crate::stream::Endpoint;
     use serde_json::json;
     use std::io::{BufRead, BufReader, Write};
@@ -137,6 +138,18 @@ mod tests {
         }
         fn finish_profile(&self) -> Value {
             json!({"ff": 3})
+        }
+        fn set_offloads(&self, name: &str, offloads: OffloadSupport) -> Result<(), String> {
+            self.note(format!("offloads {name} {}", offloads.rsc));
+            Ok(())
+        }
+        fn inject_frame(&self, name: &str, frame: Vec<u8>) -> Result<(), String> {
+            self.note(format!("frame {name} {frame:?}"));
+            Ok(())
+        }
+        fn inject_messages(&self, name: &str, messages: Vec<Vec<u8>>) -> Result<(), String> {
+            self.note(format!("messages {name} {messages:?}"));
+            Ok(())
         }
         fn rescind(&self, _: &str, _: u16) -> Result<(), String> {
             Ok(())

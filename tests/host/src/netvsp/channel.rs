@@ -61,6 +61,8 @@ pub struct Staged {
     pub frame: Frame,
     /// RSS hash.
     pub hash: Option<u32>,
+    /// Bytes of each piece of the frame, in order: more than one if it goes over coalesced.
+    pub pieces: Vec<usize>,
 }
 
 /// An open channel.

@@ -29,8 +29,64 @@ pub struct OffloadSupport {
     pub lso_v4: bool,
     /// Large sends over IPv6.
     pub lso_v6: bool,
-    /// Coalesced receives are announced. The host may coalesce then, but never does.
+    /// Coalesced receives: large frames that another NIC sends are not cut up for a guest that agrees.
     pub rsc: bool,
+}
+
+/// Names of the offloads, and the fields that they stand for.
+const OFFLOADS: [(&str, fn(&mut OffloadSupport) -> &mut bool); 6] = [
+    ("csum4", |s| &mut s.checksum_v4),
+    ("csum6", |s| &mut s.checksum_v6),
+    ("udp", |s| &mut s.checksum_udp),
+    ("lso4", |s| &mut s.lso_v4),
+    ("lso6", |s| &mut s.lso_v6),
+    ("rsc", |s| &mut s.rsc),
+];
+
+impl OffloadSupport {
+    /// Nothing at all.
+    pub const NONE: Self = OffloadSupport {
+        checksum_v4: false,
+        checksum_v6: false,
+        checksum_udp: false,
+        lso_v4: false,
+        lso_v6: false,
+        rsc: false,
+    };
+    /// Everything this host can do.
+    pub const ALL: Self = OffloadSupport {
+        checksum_v4: true,
+        checksum_v6: true,
+        checksum_udp: true,
+        lso_v4: true,
+        lso_v6: true,
+        rsc: true,
+    };
+}
+
+impl std::str::FromStr for OffloadSupport {
+    type Err = String;
+
+    /// Names joined by `+`, or `all`, or `none`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => return Ok(Self::ALL),
+            "none" => return Ok(Self::NONE),
+            _ => {}
+        }
+        let mut support = Self::NONE;
+        for name in text.split('+') {
+            let Some((_, field)) = OFFLOADS.iter().find(|(known, _)| *known == name) else {
+                let known: Vec<&str> = OFFLOADS.iter().map(|(name, _)| *name).collect();
+                let known = known.join(", ");
+                return Err(format!(
+                    "offloads: '{name}' is none of {known} (joined by +), all, none"
+                ));
+            };
+            *field(&mut support) = true;
+        }
+        Ok(support)
+    }
 }
 
 impl Default for OffloadSupport {
@@ -144,6 +200,16 @@ fn instance_for(mac: [u8; 6]) -> Guid {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn offloads_are_named() {
+        let lso: OffloadSupport = "csum4+lso4".parse().expect("names");
+        assert_eq!((lso.checksum_v4, lso.lso_v4, lso.rsc), (true, true, false));
+        assert_eq!("all".parse(), Ok(OffloadSupport::ALL));
+        assert_eq!("none".parse(), Ok(OffloadSupport::NONE));
+        let error = "csum4+tso".parse::<OffloadSupport>().expect_err("unknown");
+        assert!(error.contains("'tso'") && error.contains("lso6"), "{error}");
+    }
 
     #[test]
     fn frame_length_follows_the_guest_within_limits() {

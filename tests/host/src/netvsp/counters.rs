@@ -54,6 +54,12 @@ pub struct NicCounters {
     pub rx_packets: u64,
     /// Their bytes.
     pub rx_bytes: u64,
+    /// Large frames among them, handed over in pieces.
+    pub rx_coalesced: u64,
+    /// Their pieces.
+    pub rx_coalesced_pieces: u64,
+    /// RNDIS messages injected from the control socket.
+    pub rx_injected: u64,
     /// Frames the guest's filter did not let in.
     pub rx_filtered: u64,
     /// Frames that RSS sent to a channel which is not open; they went to the primary one.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 
-use super::config::NicConfig;
+use super::config::{NicConfig, OffloadSupport};
 use super::nic::Nic;
 use super::worker::{Command, Mailbox, Worker};
 use crate::backend::frame::Frame;
@@ -104,6 +104,25 @@ impl NicHandle {
     /// Delivers a frame to the guest as if it had come from the back end.
     pub fn inject(&self, frame: Frame) {
         self.mailbox.send(Command::Inject(frame));
+    }
+
+    /// Changes what the NIC offers, from the guest's next attach on.
+    pub fn set_offloads(&self, offloads: OffloadSupport) {
+        self.mailbox.send(Command::Offloads(offloads));
+    }
+
+    /// Writes RNDIS messages to the guest as they are, in one ring packet on the primary channel.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be written now; the text says why.
+    pub fn inject_messages(&self, messages: Vec<Vec<u8>>) -> Result<(), String> {
+        let (reply, answer) = sync_channel(1);
+        self.mailbox.send(Command::InjectMessages(messages, reply));
+        match answer.recv_timeout(REPORT_TIMEOUT) {
+            Ok(done) => done,
+            Err(_) => Err("the NIC's worker does not answer".to_owned()),
+        }
     }
 
     /// State and counters.

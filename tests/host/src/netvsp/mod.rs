@@ -5,7 +5,7 @@
 //! * `device`: the NIC as the VMBus server and the control socket see it; `worker`: its thread.
 //! * `nic`, `session`, `channel`, `buffers`: the state.
 //! * `nvsp`, `rndis`, `query`: handshake, control messages, OIDs.
-//! * `tx`, `tx_message`: frames from the guest; `rx`: frames to it.
+//! * `tx`, `tx_message`: frames from the guest; `rx`, `rx_message`: frames to it.
 //! * `offload`, `rss`, `toeplitz`, `filter`: what the guest configures.
 //! * `nvsp_wire`, `rndis_wire`, `oid`: layouts, read independently of the driver's.
 //! * `config`, `counters`, `report`: what goes in from and out to the command line.
@@ -27,6 +27,7 @@ mod rndis;
 pub mod rndis_wire;
 pub mod rss;
 mod rx;
+mod rx_message;
 mod session;
 pub mod toeplitz;
 mod tx;

@@ -144,8 +144,12 @@ pub mod ppi {
     pub const VLAN: u32 = 6;
     /// RSS hash value.
     pub const HASH: u32 = 8;
+    /// What the hash value was computed over.
+    pub const HASH_INFO: u32 = 9;
     /// Set in the type word of elements private to host and guest.
     pub const INTERNAL: u32 = 1 << 31;
+    /// Which piece of a coalesced frame this is.
+    pub const PACKET_ID: u32 = INTERNAL | 1;
 }
 
 /// Checksum request of a guest.
@@ -193,6 +197,18 @@ pub mod rx_checksum {
     pub const UDP_OK: u32 = 1 << 4;
     /// IPv4 header checksum right.
     pub const IP_OK: u32 = 1 << 5;
+    /// The TCP checksum field of a coalesced frame is not filled in.
+    pub const TCP_VALUE_INVALID: u32 = 1 << 7;
+    /// The IPv4 header checksum field of a coalesced frame is not filled in.
+    pub const IP_VALUE_INVALID: u32 = 1 << 8;
+}
+
+/// Payload of a packet id: version 1, flags, id.
+pub fn packet_id(first: bool, last: bool, id: u16) -> u32 {
+    const PIECE: u8 = 1;
+    let flags = PIECE | u8::from(first) << 1 | u8::from(last) << 2;
+    let [low, high] = id.to_le_bytes();
+    u32::from_le_bytes([1, flags, low, high])
 }
 
 /// Large send (version 2) request of a guest.

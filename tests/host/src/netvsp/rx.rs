@@ -2,24 +2,21 @@
 
 //! To the guest: filters frames, steers them to a channel, and puts them into receive sections.
 
-use super::buffers::{ReceiveBuffer, RX_DATA_OFFSET};
+use super::buffers::ReceiveBuffer;
 use super::channel::{Channel, Staged};
 use super::config::RxOverload;
 use super::nic::Nic;
 use super::nvsp_wire::RECEIVE_BUFFER_ID;
 use super::offload::Offloads;
 use super::rndis::{rndis_packet, CHANNEL_DATA};
-use super::rndis_wire::{self as wire, kind, ppi, rx_checksum, HEADER_LEN, PACKET_LEN, PPI_LEN};
 use super::rss::Steering;
-use crate::backend::checksum::{self, Verdict};
-use crate::backend::frame::{Checksum, Frame, L4};
-use crate::backend::headers::{Addresses, IpHeaders};
+use super::rx_message;
+use crate::backend::checksum;
+use crate::backend::frame::{Frame, L4};
 use crate::backend::segment;
-use crate::vmbus::gpa::GpaError;
 use crate::vmbus::ring::{
     transfer_page_header, PacketType, TransferRange, WriteError, COMPLETION_REQUESTED,
 };
-use zerocopy::IntoBytes;
 
 /// Frames taken from the back end at a time.
 const BACKEND_BUDGET: usize = 256;
@@ -27,6 +24,11 @@ const BACKEND_BUDGET: usize = 256;
 const STAGED_LIMIT: usize = 1024;
 /// A frame may be longer than announced by a VLAN tag that stays in it.
 const INNER_TAG: usize = 4;
+
+/// Most pieces of a coalesced frame that a Linux guest puts together.
+const MAX_PIECES: usize = 562;
+/// Capability of the guest: it puts coalesced frames together.
+const CAPABILITY_RSC: u64 = 1 << 7;
 
 /// What became of an attempt to hand frames over.
 enum Handed {
@@ -66,13 +68,35 @@ impl Nic {
         if self.capture.is_some() {
             self.record(&frame);
         }
-        if frame.segmentation.is_none() {
+        if frame.segmentation.is_none() || self.coalesces(&frame) {
             return self.stage(frame);
         }
         match segment::segment(frame) {
             Ok(segments) => segments.into_iter().for_each(|s| self.stage(s)),
             Err(_) => self.counters.drop_rx("malformed", 1),
         }
+    }
+
+    /// Whether the guest takes this large frame whole: it has promised to and has turned it on, and the
+    /// segments that the frame would be cut into fit the guest's sections.
+    fn coalesces(&self, frame: &Frame) -> bool {
+        let Some(request) = frame.segmentation else {
+            return false;
+        };
+        let promised = self.session.capabilities.unwrap_or(0) & CAPABILITY_RSC != 0;
+        let offloads = &self.session.offloads;
+        let on = if request.v6 {
+            offloads.rsc6
+        } else {
+            offloads.rsc4
+        };
+        let pieces = segment::pieces(frame).unwrap_or_default();
+        let first = pieces.first().copied().unwrap_or(0);
+        promised
+            && on
+            && offloads.l4(L4::Tcp, request.v6).rx
+            && first <= self.session.frame_len as usize
+            && (2..=self.config.rx_batch.min(MAX_PIECES)).contains(&pieces.len())
     }
 
     fn stage(&mut self, mut frame: Frame) {
@@ -92,10 +116,21 @@ impl Nic {
             self.counters.rx_filtered += 1;
             return;
         }
-        if frame.bytes.len() > self.session.frame_len as usize + INNER_TAG {
+        let pieces = if frame.segmentation.is_some() {
+            segment::pieces(&frame).unwrap_or_default()
+        } else {
+            vec![frame.bytes.len()]
+        };
+        let longest = pieces.iter().copied().max().unwrap_or(usize::MAX);
+        if longest > self.session.frame_len as usize + INNER_TAG {
             return self.counters.drop_rx("oversize", 1);
         }
-        checksum::complete(&mut frame);
+        if segment::prepare(&mut frame).is_err() {
+            return self.counters.drop_rx("malformed", 1);
+        }
+        if pieces.len() == 1 {
+            checksum::complete(&mut frame);
+        }
         let steering = match &self.session.rss {
             Some(rss) => rss.steer(&frame.bytes),
             None => Steering {
@@ -110,7 +145,11 @@ impl Nic {
         }
         if let Some(channel) = self.channels.get_mut(&index) {
             let hash = steering.hash;
-            channel.staged.push_back(Staged { frame, hash });
+            channel.staged.push_back(Staged {
+                frame,
+                hash,
+                pieces,
+            });
         }
     }
 
@@ -137,11 +176,13 @@ impl Nic {
             let batch = self.config.rx_batch;
             let reason = match hand_over(channel, receive, offloads, batch, &nvsp) {
                 Handed::Frames(count) => {
-                    let bytes: usize = channel
-                        .staged
-                        .drain(..count)
-                        .map(|s| s.frame.bytes.len())
-                        .sum();
+                    let mut bytes = 0;
+                    for staged in channel.staged.drain(..count) {
+                        bytes += staged.frame.bytes.len();
+                        let pieces = staged.pieces.len() as u64;
+                        self.counters.rx_coalesced += u64::from(pieces > 1);
+                        self.counters.rx_coalesced_pieces += if pieces > 1 { pieces } else { 0 };
+                    }
                     channel.counters.rx_packets += count as u64;
                     channel.counters.rx_bytes += bytes as u64;
                     channel.counters.rx_ring_packets += 1;
@@ -163,7 +204,68 @@ impl Nic {
     }
 }
 
-/// Puts up to `batch` frames into sections and writes one ring packet for them.
+impl Nic {
+    /// Writes RNDIS messages as they are, each into a section of its own, and one ring packet for all of
+    /// them on the primary channel.
+    ///
+    /// # Errors
+    ///
+    /// If that is not possible now; the text says why.
+    pub(super) fn inject_messages(&mut self, messages: &[Vec<u8>]) -> Result<(), String> {
+        let nvsp = rndis_packet(CHANNEL_DATA, self.session.message_len());
+        let (Some(channel), Some(receive)) = (self.channels.get_mut(&0), &mut self.session.receive)
+        else {
+            return Err("the guest's driver is not attached".to_owned());
+        };
+        let section_size = receive.section_size();
+        if let Some(long) = messages.iter().find(|m| m.len() > section_size) {
+            let len = long.len();
+            return Err(format!(
+                "a message of {len} bytes: sections have {section_size}"
+            ));
+        }
+        let sections = receive.take_data(messages.len());
+        let Some(first) = sections
+            .first()
+            .copied()
+            .filter(|_| sections.len() == messages.len())
+        else {
+            receive.put_back(&sections);
+            return Err(format!(
+                "no receive sections for {} messages",
+                messages.len()
+            ));
+        };
+        let mut ranges = Vec::with_capacity(sections.len());
+        for (section, message) in sections.iter().zip(messages) {
+            receive
+                .write(*section, 0, message)
+                .map_err(|error| format!("receive buffer: {error}"))?;
+            ranges.push(TransferRange {
+                len: message.len() as u32,
+                offset: receive.offset(*section) as u32,
+            });
+        }
+        let header = transfer_page_header(RECEIVE_BUFFER_ID, &ranges);
+        let written = channel.rings.outgoing.try_write(
+            PacketType::TransferPages,
+            COMPLETION_REQUESTED,
+            u64::from(first),
+            &header,
+            &[&nvsp],
+        );
+        if let Err(error) = written {
+            receive.put_back(&sections);
+            return Err(format!("ring to the guest: {error}"));
+        }
+        receive.sent(0, sections);
+        channel.counters.rx_ring_packets += 1;
+        self.counters.rx_injected += messages.len() as u64;
+        Ok(())
+    }
+}
+
+/// Puts frames of up to `batch` pieces into sections and writes one ring packet for them.
 fn hand_over(
     channel: &mut Channel,
     receive: &mut ReceiveBuffer,
@@ -171,22 +273,27 @@ fn hand_over(
     batch: usize,
     nvsp: &[u8],
 ) -> Handed {
-    let sections = receive.take_data(channel.staged.len().min(batch));
+    let mut count = 0;
+    let mut pieces = 0;
+    for staged in &channel.staged {
+        if pieces + staged.pieces.len() > batch.min(receive.free_data()) {
+            break;
+        }
+        pieces += staged.pieces.len();
+        count += 1;
+    }
+    let sections = receive.take_data(pieces);
     let Some(first) = sections.first().copied() else {
         return Handed::NoSection;
     };
     let mut ranges = Vec::with_capacity(sections.len());
-    for (section, staged) in sections.iter().zip(&channel.staged) {
-        match fill(receive, *section, staged, offloads) {
-            Ok(len) => ranges.push(TransferRange {
-                len: len as u32,
-                offset: receive.offset(*section) as u32,
-            }),
-            Err(error) => {
-                tracing::debug!(channel = channel.index, "receive buffer: {error}");
-                receive.put_back(&sections);
-                return Handed::Broken;
-            }
+    let mut free = sections.iter().copied();
+    for staged in channel.staged.iter().take(count) {
+        let written = rx_message::write(receive, &mut free, staged, offloads, &mut ranges);
+        if let Err(error) = written {
+            tracing::debug!(channel = channel.index, "receive buffer: {error}");
+            receive.put_back(&sections);
+            return Handed::Broken;
         }
     }
     let header = transfer_page_header(RECEIVE_BUFFER_ID, &ranges);
@@ -200,7 +307,7 @@ fn hand_over(
     match written {
         Ok(()) => {
             receive.sent(channel.index, sections);
-            Handed::Frames(ranges.len())
+            Handed::Frames(count)
         }
         Err(error) => {
             receive.put_back(&sections);
@@ -212,81 +319,4 @@ fn hand_over(
             }
         }
     }
-}
-
-/// Writes the RNDIS message of a frame into a section. Returns its length.
-fn fill(
-    receive: &ReceiveBuffer,
-    section: u32,
-    staged: &Staged,
-    offloads: &Offloads,
-) -> Result<usize, GpaError> {
-    let frame = &staged.frame;
-    let mut ppis = Vec::with_capacity(3 * (PPI_LEN + 4));
-    put_ppi(&mut ppis, ppi::CHECKSUM, checksum_info(frame, offloads));
-    if let Some(tci) = frame.vlan {
-        put_ppi(&mut ppis, ppi::VLAN, wire::tci_to_vlan(tci));
-    }
-    if let Some(hash) = staged.hash {
-        put_ppi(&mut ppis, ppi::HASH, hash);
-    }
-    let len = RX_DATA_OFFSET + frame.bytes.len();
-    let body = wire::PacketBody {
-        data_offset: ((RX_DATA_OFFSET - HEADER_LEN) as u32).into(),
-        data_len: (frame.bytes.len() as u32).into(),
-        ppi_offset: ((PACKET_LEN - HEADER_LEN) as u32).into(),
-        ppi_len: (ppis.len() as u32).into(),
-        ..wire::PacketBody::default()
-    };
-    let mut message = wire::build(kind::PACKET, &body, &ppis);
-    message[4..8].copy_from_slice(&(len as u32).to_le_bytes());
-    receive.write(section, 0, &message)?;
-    receive.write(section, RX_DATA_OFFSET, &frame.bytes)?;
-    Ok(len)
-}
-
-fn put_ppi(out: &mut Vec<u8>, kind: u32, payload: u32) {
-    let header = wire::PpiHeader {
-        size: ((PPI_LEN + size_of::<u32>()) as u32).into(),
-        kind: kind.into(),
-        offset: (PPI_LEN as u32).into(),
-    };
-    out.extend_from_slice(header.as_bytes());
-    out.extend_from_slice(&payload.to_le_bytes());
-}
-
-/// Checksum verdict of a frame, for the offloads the guest turned on.
-fn checksum_info(frame: &Frame, offloads: &Offloads) -> u32 {
-    let Some(headers) = IpHeaders::parse(&frame.bytes) else {
-        return 0;
-    };
-    let v6 = matches!(headers.addresses, Addresses::V6(..));
-    let wanted = headers.l4().is_some_and(|l4| offloads.l4(l4, v6).rx);
-    if !wanted && (v6 || !offloads.ip4.rx) {
-        return 0;
-    }
-    let verdict = match (frame.checksum, headers.l4()) {
-        (Checksum::Verified, Some(l4)) => Verdict {
-            l4: Some((l4, true)),
-            ip: checksum::verify_ipv4_header(&frame.bytes),
-        },
-        _ => checksum::verify(&frame.bytes),
-    };
-    let mut bits = 0;
-    if let Some((l4, ok)) = verdict.l4.filter(|_| wanted) {
-        bits |= match (l4, ok) {
-            (L4::Tcp, true) => rx_checksum::TCP_OK,
-            (L4::Tcp, false) => rx_checksum::TCP_FAILED,
-            (L4::Udp, true) => rx_checksum::UDP_OK,
-            (L4::Udp, false) => rx_checksum::UDP_FAILED,
-        };
-    }
-    if let Some(ok) = verdict.ip.filter(|_| offloads.ip4.rx) {
-        bits |= if ok {
-            rx_checksum::IP_OK
-        } else {
-            rx_checksum::IP_FAILED
-        };
-    }
-    bits
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
+use super::config::OffloadSupport;
 use super::nic::Nic;
 use super::nvsp_wire::NvspVersion;
 use super::rndis_wire::status;
@@ -33,6 +34,10 @@ pub enum Command {
     NetworkChange,
     /// Deliver a frame to the guest as if it had come from the back end.
     Inject(Frame),
+    /// Offer something else to a guest that attaches.
+    Offloads(OffloadSupport),
+    /// Write RNDIS messages to the guest as they are.
+    InjectMessages(Vec<Vec<u8>>, SyncSender<Result<(), String>>),
     /// Report state and counters.
     Report(SyncSender<Value>),
     /// End.
@@ -223,6 +228,10 @@ impl Worker {
                         .indicate(status::NETWORK_CHANGE, "NETWORK_CHANGE", &[]);
                 }
                 Command::Inject(frame) => self.nic.deliver(frame),
+                Command::Offloads(offloads) => self.nic.config.offloads = offloads,
+                Command::InjectMessages(messages, reply) => {
+                    let _ = reply.send(self.nic.inject_messages(&messages));
+                }
                 Command::Report(reply) => {
                     if let Some(capture) = &mut self.nic.capture {
                         // A failure shows at the next record.

@@ -4,14 +4,14 @@
 
 use super::guest::*;
 use crate::backend::checksum;
-use crate::backend::frame::{Checksum, Frame, L4};
+use crate::backend::frame::{Checksum, Frame, Segmentation, L4};
 use crate::backend::headers::samples::{tcp4, udp4};
 use crate::backend::null::Null;
 use crate::backend::Backend;
 use crate::netvsp::rss::samples::parameters;
 use crate::netvsp::rss::Rss;
 use crate::netvsp::toeplitz::MICROSOFT_KEY;
-use crate::netvsp::{NicConfig, RxOverload};
+use crate::netvsp::{NicConfig, OffloadSupport, RxOverload};
 
 /// Frame, and (type, payload) of each per-packet information element.
 type Received = (Vec<u8>, Vec<(u32, u32)>);
@@ -393,4 +393,65 @@ fn capture_that_cannot_be_written_is_named() {
     };
     let error = crate::netvsp::Netvsp::new(config, Box::new(Null::default())).err();
     assert!(error.unwrap().to_string().contains("/nonexistent/a.pcap"));
+}
+
+/// A large frame as the guest's peer sends it: lengths zero, segments of 1000 bytes.
+fn large_frame(payload: &[u8]) -> Frame {
+    let mut bytes = tcp4(payload);
+    bytes[..6].copy_from_slice(&MAC);
+    bytes[16..18].fill(0);
+    Frame {
+        bytes,
+        segmentation: Some(Segmentation {
+            mss: 1000,
+            l4_offset: 34,
+            v6: false,
+        }),
+        ..Frame::default()
+    }
+}
+
+fn coalescing(support: bool) -> NicConfig {
+    NicConfig {
+        offloads: OffloadSupport {
+            rsc: support,
+            ..OffloadSupport::default()
+        },
+        ..config(1)
+    }
+}
+
+#[test]
+fn large_frames_go_over_in_pieces_where_the_guest_takes_them() {
+    let mut guest = Guest::running(coalescing(true));
+    let payload: Vec<u8> = (0..2500u32).map(|i| i as u8).collect();
+    wire(&mut guest, large_frame(&payload));
+    let got = take(&guest, 0);
+    let ids: Vec<u32> = got.iter().map(|(_, ppis)| ppis[ppis.len() - 1].1).collect();
+    assert_eq!(ids, [0x0301, 0x0101, 0x0501]);
+    // TCP and IP right, and neither filled in.
+    assert_eq!(got[0].1, [(0, 0x1a8), (0x8000_0001, 0x0301)]);
+    let joined: Vec<u8> = got.iter().flat_map(|(data, _)| data.clone()).collect();
+    assert_eq!(joined.len(), 54 + 2500);
+    assert_eq!(joined[16..18], 2540u16.to_be_bytes());
+    assert_eq!(joined[24..26], [0, 0]);
+    assert_eq!(joined[54..], payload);
+    assert_eq!(guest.report()["counters"]["rx_coalesced_pieces"], 3);
+    guest.assert_clean();
+}
+
+#[test]
+fn large_frames_are_cut_up_where_the_guest_does_not_take_them() {
+    let mut guest = Guest::running(coalescing(false));
+    wire(&mut guest, large_frame(&[7; 2500]));
+    let mut got = Vec::new();
+    while got.len() < 3 {
+        got.extend(take(&guest, 0));
+    }
+    for (frame, ppis) in got {
+        assert_eq!(checksum::verify(&frame).l4, Some((L4::Tcp, true)));
+        assert_eq!(ppis, [(0, 0x28)]);
+    }
+    assert_eq!(guest.report()["counters"]["rx_coalesced"], 0);
+    guest.assert_clean();
 }
