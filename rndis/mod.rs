@@ -9,7 +9,7 @@
 //! * wire formats: [`nvsp`], [`message`] (RNDIS control), [`oid`], [`offload`], [`rss`], [`filter`],
 //!   [`address`], [`name`], [`link`], [`ppi`] and [`packet`] (RNDIS data, the hot path), [`send_table`];
 //! * control plane: [`bringup`] (one attach), [`exchange`] (one request afterwards), [`teardown`];
-//! * bookkeeping of what is in flight: [`sections`], [`slots`], [`rx_completions`].
+//! * bookkeeping of what is in flight: [`sections`], [`slots`], [`rx_completions`], [`coalesce`].
 #![forbid(unsafe_code)]
 // Tests fail by panicking; nothing else may.
 #![cfg_attr(
@@ -24,6 +24,7 @@
 
 pub mod address;
 pub mod bringup;
+pub mod coalesce;
 pub mod event;
 pub mod exchange;
 pub mod filter;

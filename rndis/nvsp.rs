@@ -42,7 +42,7 @@ pub mod capability {
     pub const VLAN: u64 = 1 << 3;
     /// Needed for link-speed updates, from version 5.
     pub const TEAMING: u64 = 1 << 5;
-    /// Receive segment coalescing, from version 6.1 (not announced: not implemented yet).
+    /// Receive segment coalescing, from version 6.1.
     pub const RSC: u64 = 1 << 7;
 }
 

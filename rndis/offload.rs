@@ -2,8 +2,7 @@
 
 //! Offloads: what the host can do, what of it is used, and how it is told so.
 //!
-//! Source: specification 3.4; Microsoft's `NDIS_OFFLOAD` and `NDIS_OFFLOAD_PARAMETERS`. Receive segment
-//! coalescing is never asked for: nothing here could handle what the host would then send.
+//! Source: specification 3.4; Microsoft's `NDIS_OFFLOAD` and `NDIS_OFFLOAD_PARAMETERS`.
 
 use crate::rndis::version::NvspVersion;
 use core::fmt;
@@ -42,6 +41,7 @@ mod setting {
     pub(super) const OFF: u8 = 1;
     pub(super) const CHECKSUM_BOTH_WAYS: u8 = 4;
     pub(super) const LSO_ON: u8 = 2;
+    pub(super) const RSC_ON: u8 = 2;
 }
 
 /// Header of an NDIS object, 4 bytes.
@@ -221,8 +221,10 @@ pub struct Offloads {
     pub tso6: bool,
     /// Largest frame to hand to segmentation; 65536 if the host sets no limit.
     pub gso_max: u32,
-    /// The host could coalesce received segments: it is told not to.
+    /// The host can coalesce received segments.
     pub rsc_offered: bool,
+    /// The host is told to do so, where it can.
+    pub rsc: bool,
 }
 
 impl Offloads {
@@ -289,7 +291,11 @@ impl Offloads {
     pub fn encode_parameters(&self, version: NvspVersion, out: &mut [u8]) -> Option<usize> {
         let old = version <= NvspVersion::V4;
         let size: u16 = if old { 22 } else { 28 };
-        let rsc = if self.rsc_offered { setting::OFF } else { 0 };
+        let rsc = match (self.rsc_offered, self.rsc) {
+            (false, _) => 0,
+            (true, false) => setting::OFF,
+            (true, true) => setting::RSC_ON,
+        };
         let body = ParametersBody {
             header: ObjectHeader {
                 object_type: TYPE_DEFAULT,

@@ -213,6 +213,8 @@ pub struct RxData {
     pub checksum: RxChecksum,
     /// Flow hash.
     pub hash: Option<u32>,
+    /// The hash covers ports. Where the host does not say, TCP is what its ports were asked to be hashed of.
+    pub hash_has_ports: bool,
     /// Piece of a coalesced frame; only hosts that were promised RSC may send these.
     pub fragment: Option<Fragment>,
 }
@@ -325,13 +327,18 @@ fn parse_packet(header: &[u8], message_len: u32) -> Result<RxData, RxError> {
     if data_len < min_len {
         return Err(RxError::FrameTooShort);
     }
+    let checksum = info.checksum.unwrap_or_default();
     Ok(RxData {
         // `data_offset + 8 <= message_len`, so this is exact.
         data_offset: data_offset.saturating_add(HEADER_LEN as u32),
         data_len,
         vlan: info.vlan,
-        checksum: info.checksum.unwrap_or_default(),
+        checksum,
         hash: info.hash,
+        hash_has_ports: match info.hash_info {
+            Some(hash_info) => hash_info.has_ports(),
+            None => checksum.is_tcp(),
+        },
         fragment: info.fragment,
     })
 }

@@ -19,6 +19,7 @@ const PACKET_ID: u32 = INTERNAL | 1;
 const LSO: u32 = 2;
 const VLAN: u32 = 6;
 const HASH: u32 = 8;
+const HASH_INFO: u32 = 9;
 
 /// Header of a record, 12 bytes.
 #[derive(
@@ -133,6 +134,16 @@ impl RxChecksum {
         self.0 & (1 << 0 | 1 << 1) != 0
     }
 
+    /// It was a TCP checksum that the host checked.
+    pub const fn is_tcp(self) -> bool {
+        self.0 & (1 << 0 | 1 << 3) != 0
+    }
+
+    /// The transport checksum field was not filled in (coalesced frames): it is right only in name.
+    pub const fn transport_value_invalid(self) -> bool {
+        self.0 & (1 << 7) != 0
+    }
+
     /// The host checked the IPv4 header checksum and it is right.
     pub const fn ip_ok(self) -> bool {
         self.0 & (1 << 5) != 0
@@ -141,6 +152,21 @@ impl RxChecksum {
     /// The IPv4 header checksum field was not filled in: the receiver must recompute it.
     pub const fn ip_value_invalid(self) -> bool {
         self.0 & (1 << 8) != 0
+    }
+}
+
+/// What a flow hash was computed over, as NDIS says it: hash function in the low byte, one bit above it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct HashInfo(pub u32);
+
+impl HashInfo {
+    /// TCP and UDP over IPv4 and IPv6, with and without extension headers (`NDIS_HASH_TCP_IPV4` and so on).
+    const WITH_PORTS: u32 = 0x0200 | 0x1000 | 0x2000 | 0x4000 | 0x8000 | 0x1_0000;
+
+    /// The hash covers ports, not only addresses.
+    pub const fn has_ports(self) -> bool {
+        self.0 & Self::WITH_PORTS != 0
     }
 }
 
@@ -164,6 +190,8 @@ pub struct RxInfo {
     pub checksum: Option<RxChecksum>,
     /// Flow hash.
     pub hash: Option<u32>,
+    /// What the hash was computed over.
+    pub hash_info: Option<HashInfo>,
     /// Piece of a coalesced frame.
     pub fragment: Option<Fragment>,
 }
@@ -210,6 +238,10 @@ impl RxInfo {
             HASH => {
                 let word = payload(header, record)?;
                 self.hash.get_or_insert(word);
+            }
+            HASH_INFO => {
+                let word = payload(header, record)?;
+                self.hash_info.get_or_insert(HashInfo(word));
             }
             PACKET_ID => {
                 let word = payload(header, record)?;

@@ -5,7 +5,7 @@
 use crate::attach::Attachment;
 use crate::link::LinkState;
 use crate::net::{
-    cpu, Config, Device, Napi, Operations, Published, Registration, Rtnl, SkBuff, SoftIrq, Stats64,
+    cpu, Config, Device, Granted, Napi, Operations, Published, Registration, Rtnl, SkBuff, SoftIrq, Stats64,
     TxQueueGuard, TxVerdict, UniqueDevice,
 };
 use crate::params;
@@ -294,6 +294,11 @@ impl Operations for Adapter {
             .set_address(dev, &Config::from(rtnl), address)
     }
 
+    fn set_lro(dev: &Device<Self>, rtnl: &Rtnl, on: bool) -> Result {
+        let config = Config::from(rtnl);
+        dev.control.lock().set_coalescing(dev, &config, on)
+    }
+
     fn set_rx_mode(dev: &Device<Self>, rtnl: &Rtnl) -> Result {
         let mut control = dev.control.lock();
         if control.attachment.is_none() {
@@ -353,12 +358,13 @@ impl Bound {
             UniqueDevice::new(parent, MAX_CHANNELS, Adapter::new(hv.into(), hv.channel()?))?;
         let negotiated = first_attach(&mut netdev)?;
         let offloads = negotiated.offloads;
-        netdev.set_features(
-            checksum_mask(&offloads),
-            offloads.tso4,
-            offloads.tso6,
-            offloads.gso_max,
-        );
+        netdev.set_features(&Granted {
+            checksums: checksum_mask(&offloads),
+            tso4: offloads.tso4,
+            tso6: offloads.tso6,
+            tso_max: offloads.gso_max,
+            lro: offloads.rsc_offered,
+        });
         let max_mtu = if negotiated.version.has_ndis_config() {
             MAX_MTU
         } else {

@@ -319,6 +319,26 @@ impl Control {
         }
     }
 
+    /// Has the host coalesce received segments, or not. Nothing to tell a host that cannot.
+    pub(crate) fn set_coalescing(
+        &mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        on: bool,
+    ) -> Result {
+        if let Ok(attachment) = self.attached() {
+            let version = attachment.negotiated.version;
+            let mut offloads = attachment.negotiated.offloads;
+            offloads.rsc = on;
+            if offloads.rsc_offered {
+                self.request(dev, config, &Request::SetOffloads { offloads, version })?;
+                self.attached()?.negotiated.offloads = offloads;
+            }
+        }
+        self.settings.coalesce = on;
+        Ok(())
+    }
+
     /// Has the host deliver what the interface's flags ask for, or nothing if it is not `open`.
     pub(crate) fn set_filter(
         &mut self,

@@ -13,14 +13,16 @@ use crate::mailbox::{Mail, MAX_MESSAGE};
 use crate::net::{PollContext, Progress, RxFrame};
 use crate::queue::{OpenChannel, Queue};
 use crate::rndis::{
+    coalesce::{Coalescer, Frame, Piece, Step, MAX_PIECES},
     link::LinkEvent,
     message::{kind, HostMessage},
     nvsp::{self, Completion, Notice, RECEIVE_BUFFER_ID},
-    packet::{self, RxData, RxMessage, MAX_RX_HEADER},
+    packet::{self, RxMessage, MAX_RX_HEADER},
     rss::MAX_CHANNELS,
     rx_completions::{RxCompletion, RxCompletions},
     send_table::SendTable,
     transaction::{Transaction, TransactionId},
+    version::NvspVersion,
 };
 use crate::stats::PollStats;
 use crate::vmbus::{
@@ -45,19 +47,23 @@ const MAX_INDICATION: usize = 64;
 /// What only the poll touches.
 pub(crate) struct RxState {
     owed: RxCompletions<KVec<RxCompletion>>,
+    coalescer: Coalescer<KVec<Piece>>,
 }
 
 impl RxState {
-    /// Nothing owed.
+    /// Nothing owed, no frame begun.
     pub(crate) fn new() -> Result<Self> {
-        let mut storage = KVec::with_capacity(MAX_OWED, GFP_KERNEL)?;
-        for _ in 0..MAX_OWED {
-            storage.push_within_capacity(RxCompletion::default())?;
-        }
         Ok(Self {
-            owed: RxCompletions::new(storage),
+            owed: RxCompletions::new(filled(MAX_OWED)?),
+            coalescer: Coalescer::new(filled(MAX_PIECES)?),
         })
     }
+}
+
+fn filled<T: Copy + Default>(count: usize) -> Result<KVec<T>> {
+    let mut storage = KVec::with_capacity(count, GFP_KERNEL)?;
+    storage.resize(count, T::default(), GFP_KERNEL)?;
+    Ok(storage)
 }
 
 /// A poll in progress: everything it needs, looked up once.
@@ -130,13 +136,13 @@ impl Rx<'_> {
                 0
             }
             PacketType::DataTransferPages => {
-                let (ok, frames) = self.receive(packet);
-                if !ok {
-                    self.stats.rx_bad.add(1);
+                let (bad, frames) = self.receive(&mut state.coalescer, packet);
+                if bad > 0 {
+                    self.stats.rx_bad.add(bad);
                 }
                 let owed = RxCompletion {
                     transaction_id: packet.transaction_id,
-                    ok,
+                    ok: bad == 0,
                 };
                 // There is room: `drain` looked before it took the packet.
                 if state.owed.push(owed).is_err() {
@@ -213,39 +219,55 @@ impl Rx<'_> {
         }
     }
 
-    /// A received packet: whether all of it was good, and how many frames it held.
-    fn receive(&self, packet: &Packet<'_>) -> (bool, u32) {
+    /// A received packet: how many messages of it were refused, and how many frames it held.
+    fn receive(&self, coalescer: &mut Coalescer<KVec<Piece>>, packet: &Packet<'_>) -> (u64, u32) {
         let Some(area) = self.queue.shared.receive.get(self.poll.section()) else {
-            return (false, 0);
+            return (1, 0);
         };
         let pages = TransferPages::parse(packet.header)
             .ok()
             .filter(|pages| pages.pageset_id() == RECEIVE_BUFFER_ID);
         let (Some(pages), Ok(_)) = (pages, nvsp::decode_rndis_packet(packet.payload)) else {
-            return (false, 0);
+            return (1, 0);
         };
-        let mut ok = true;
+        let lost_before = coalescer.lost();
+        let mut bad = 0u64;
         let mut frames = 0u32;
         for range in pages.iter() {
-            let range = range.within(area.len);
-            let result = range.and_then(|range| self.message(area, range));
-            ok &= result.is_some();
-            frames = frames.wrapping_add(result.unwrap_or(0));
+            match self.message(coalescer, area, range.within(area.len)) {
+                Some(received) => frames = frames.wrapping_add(received),
+                None => bad = bad.wrapping_add(1),
+            }
         }
-        (ok, frames)
+        // Already counted, with what was lost on the way.
+        let _ = coalescer.end_of_packet();
+        let lost = coalescer.lost().wrapping_sub(lost_before);
+        if lost > 0 {
+            self.stats.rx_lro_bad.add(lost);
+        }
+        (bad.wrapping_add(lost), frames)
     }
 
-    /// The RNDIS message of one range; returns the frames in it, `None` if it is bad.
-    fn message(&self, area: &ReceiveArea, range: CheckedRange) -> Option<u32> {
+    /// The RNDIS message of one range; returns the frames that it makes whole, `None` if it is bad. What does
+    /// not fit a coalesced frame is for the coalescer to count.
+    fn message(
+        &self,
+        coalescer: &mut Coalescer<KVec<Piece>>,
+        area: &ReceiveArea,
+        range: Option<CheckedRange>,
+    ) -> Option<u32> {
+        let range = range?;
         let mut header = [0u8; MAX_RX_HEADER];
         let header = header.get_mut(..MAX_RX_HEADER.min(range.len() as usize))?;
         area.buffer.copy_out(range.offset() as usize, header).ok()?;
         match packet::parse(header, range.len()).ok()? {
-            // Coalesced frames come only from hosts that were promised RSC support, which is none.
-            RxMessage::Data(data) if data.fragment.is_some() => None,
+            RxMessage::Data(data) if data.fragment.is_some() && !self.coalesces() => None,
             RxMessage::Data(data) => {
-                self.frame(area, range, &data, header)?;
-                Some(1)
+                let offset = range.offset().checked_add(data.data_offset)?;
+                match coalescer.push(offset, &data) {
+                    Ok(Step::Frame(frame)) => self.frame(area, &frame).map(|()| 1),
+                    Ok(Step::More) | Err(_) => Some(0),
+                }
             }
             RxMessage::Control { message_type, .. } if self.queue.index == 0 => {
                 self.control(area, range, message_type)?;
@@ -255,39 +277,45 @@ impl Rx<'_> {
         }
     }
 
-    fn frame(
-        &self,
-        area: &ReceiveArea,
-        range: CheckedRange,
-        data: &RxData,
-        header: &[u8],
-    ) -> Option<()> {
-        let offset = range.offset().checked_add(data.data_offset)? as usize;
-        let mut frame = RxFrame::new(&area.buffer, offset, data.data_len, self.queue.index)?;
-        if data.checksum.transport_ok() {
+    /// Whether the host was told that it may coalesce. Frames that it put together before it was told to
+    /// stop still come.
+    fn coalesces(&self) -> bool {
+        self.queue.shared.version() >= Some(NvspVersion::V61)
+    }
+
+    fn frame(&self, area: &ReceiveArea, whole: &Frame<'_>) -> Option<()> {
+        let mut frame = RxFrame::new(&area.buffer, whole.pieces, self.queue.index)?;
+        let checksum = whole.data.checksum;
+        if checksum.transport_ok() {
             frame.checksum_ok();
+            if checksum.is_tcp() && checksum.transport_value_invalid() {
+                frame.tcp_checksum_missing();
+            }
         }
-        if let Some(hash) = data.hash {
-            frame.hash(hash, true);
+        if checksum.ip_ok() && checksum.ip_value_invalid() {
+            frame.ip_checksum_missing();
         }
-        if let Some(tci) = data.vlan {
+        if let Some(hash) = whole.data.hash {
+            frame.hash(hash, whole.data.hash_has_ports);
+        }
+        if let Some(tci) = whole.data.vlan {
             frame.vlan(tci);
         }
-        if let Err(error) = frame.deliver(self.poll) {
-            // The host is not to blame: its section goes back as good.
-            if error == ENOMEM {
-                self.stats.rx_no_memory.add(1);
+        match frame.deliver(self.poll) {
+            Ok(group) => self.stats.rx_multicast.add(group.into()),
+            Err(error) => {
+                // The host is not to blame: its section goes back as good.
+                if error == ENOMEM {
+                    self.stats.rx_no_memory.add(1);
+                }
+                return Some(());
             }
-            return Some(());
         }
         self.stats.rx_packets.add(1);
-        self.stats.rx_bytes.add(data.data_len.into());
-        // Bit 0 of the destination, if it lies in the part that was copied for the header.
-        let group = header
-            .get(data.data_offset as usize)
-            .is_some_and(|first| first & 1 != 0);
-        if group {
-            self.stats.rx_multicast.add(1);
+        self.stats.rx_bytes.add(whole.len.into());
+        if whole.pieces.len() > 1 {
+            self.stats.rx_lro_packets.add(1);
+            self.stats.rx_lro_pieces.add(whole.pieces.len() as u64);
         }
         Some(())
     }

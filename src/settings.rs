@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) channels: u16,
     /// Address that the user set, if it is not the host's.
     pub(crate) address: Option<MacAddress>,
+    /// Have the host coalesce received segments.
+    pub(crate) coalesce: bool,
     /// Hash key.
     pub(crate) rss_key: [u8; rss::KEY_LEN],
     /// Indirection table that the user set.
@@ -53,6 +55,7 @@ impl Settings {
             // At most 64.
             channels: channels as u16,
             address: None,
+            coalesce: true,
             rss_key: rss::DEFAULT_KEY,
             rss_table: None,
             flow_hash: rss::FlowHash::ALL,
@@ -71,6 +74,7 @@ impl Settings {
             channels: self.channels,
             online_cpus: u16::try_from(cpu::online()).unwrap_or(u16::MAX),
             on_refusal,
+            coalesce: self.coalesce,
             rss_key: self.rss_key,
             rss_table: self.rss_table,
             flow_hash: self.flow_hash,

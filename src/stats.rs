@@ -67,8 +67,14 @@ pub(crate) struct PollStats {
     pub(crate) rx_no_memory: Counter,
     /// Times the ring had no room for a receive completion; it is sent later.
     pub(crate) rx_comp_busy: Counter,
-    /// Packets and messages from the host that broke the protocol; refused.
+    /// Messages and frames from the host that broke the protocol; refused.
     pub(crate) rx_bad: Counter,
+    /// Frames received that the host had put together from several.
+    pub(crate) rx_lro_packets: Counter,
+    /// Pieces that they consisted of.
+    pub(crate) rx_lro_pieces: Counter,
+    /// Frames lost because their pieces did not fit together; among `rx_bad`.
+    pub(crate) rx_lro_bad: Counter,
     /// Frames sent, on completion.
     pub(crate) tx_packets: Counter,
     /// Bytes sent, on completion.

@@ -11,6 +11,7 @@ use crate::rndis::nvsp::{Completion, Status, MIN_SECTION_LEN};
 use crate::rndis::offload::Offloads;
 use crate::rndis::pending::Refusal;
 use crate::rndis::rss::{self, MAX_CHANNELS};
+use crate::rndis::version::NvspVersion;
 use crate::rndis::wire::u32_at;
 
 /// Smallest MTU of an Ethernet device; a host that names less is not believed.
@@ -165,8 +166,11 @@ impl Bringup {
             Step::MaxFrameSize => self.max_frame_size(info),
             Step::Address => self.address(info)?,
             Step::OffloadCapabilities => {
-                self.negotiated.offloads =
-                    Offloads::negotiate(info).map_err(BringupError::Offload)?;
+                let mut offloads = Offloads::negotiate(info).map_err(BringupError::Offload)?;
+                // Only a host that has the promise may be told to.
+                offloads.rsc_offered &= self.negotiated.version >= NvspVersion::V61;
+                offloads.rsc = offloads.rsc_offered && self.config.coalesce;
+                self.negotiated.offloads = offloads;
                 Some(())
             }
             Step::MediaStatus => u32_at(info, 0).map(|status| {

@@ -35,6 +35,8 @@ pub struct Config {
     pub online_cpus: u16,
     /// What to do when sub-channels or RSS are refused.
     pub on_refusal: OnRefusal,
+    /// Have the host coalesce received segments, if it can.
+    pub coalesce: bool,
     /// Hash key for RSS.
     pub rss_key: [u8; KEY_LEN],
     /// The user's indirection table; used if it has the host's size and fits the channels.

@@ -77,14 +77,13 @@ impl Bringup {
 
     /// Only what this driver can handle: hosts act on these bits.
     fn ndis_config(&self) -> GuestMessage {
-        let teaming = if self.negotiated.version >= NvspVersion::V5 {
-            capability::TEAMING
-        } else {
-            0
-        };
+        let version = self.negotiated.version;
+        let since = |first, bit| if version >= first { bit } else { 0 };
+        let teaming = since(NvspVersion::V5, capability::TEAMING);
+        let rsc = since(NvspVersion::V61, capability::RSC);
         GuestMessage::NdisConfig {
             frame_len: self.config.mtu.saturating_add(ETHERNET_HEADER_LEN),
-            capabilities: capability::VLAN | teaming,
+            capabilities: capability::VLAN | teaming | rsc,
         }
     }
 

@@ -273,15 +273,24 @@ fn buffers_are_whole_pages_within_the_versions_limits() {
 #[test]
 fn only_what_is_implemented_is_announced() {
     use crate::rndis::nvsp::{capability, kind};
-    let mut host = Host::default();
-    attach(config(), &mut host).unwrap();
-    let message = host
-        .nvsp
-        .iter()
-        .find(|message| message[0] == kind::NDIS_CONFIG as u8)
-        .unwrap();
-    let capabilities = u64::from_le_bytes(*message[12..].first_chunk().unwrap());
-    assert_eq!(capabilities, capability::VLAN | capability::TEAMING);
+    let announced = |max_version| {
+        let mut host = Host::default();
+        let config = Config {
+            max_version,
+            ..config()
+        };
+        attach(config, &mut host).unwrap();
+        let message = host
+            .nvsp
+            .iter()
+            .find(|message| message[0] == kind::NDIS_CONFIG as u8)
+            .unwrap();
+        u64::from_le_bytes(*message[12..].first_chunk().unwrap())
+    };
+    let v5 = capability::VLAN | capability::TEAMING;
+    assert_eq!(announced(NvspVersion::V61), v5 | capability::RSC);
+    assert_eq!(announced(NvspVersion::V6), v5);
+    assert_eq!(announced(NvspVersion::V4), capability::VLAN);
 }
 
 #[test]

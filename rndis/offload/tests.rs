@@ -66,6 +66,7 @@ fn query_and_parameters_are_those_of_the_c_driver() {
             tso6: true,
             gso_max: 0xf53c,
             rsc_offered: false,
+            rsc: false,
         }
     );
     let len = offloads
@@ -107,18 +108,25 @@ fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Result<Offloads, OffloadError> 
 }
 
 #[test]
-fn coalescing_is_switched_off_where_it_is_offered() {
+fn coalescing_is_switched_on_or_off_where_it_is_offered() {
     let offloads = changed(|info| {
         info[144] = 1;
         info[145] = 1;
     })
     .unwrap();
-    assert!(offloads.rsc_offered);
-    let mut out = [0; MAX_PARAMETERS_LEN];
-    offloads
-        .encode_parameters(NvspVersion::V61, &mut out)
-        .unwrap();
-    assert_eq!(&out[22..24], &[1, 1]);
+    assert!(offloads.rsc_offered && !offloads.rsc);
+    for (offered, rsc, value) in [(true, false, 1), (true, true, 2), (false, true, 0)] {
+        let mut out = [0; MAX_PARAMETERS_LEN];
+        let offloads = Offloads {
+            rsc_offered: offered,
+            rsc,
+            ..offloads
+        };
+        offloads
+            .encode_parameters(NvspVersion::V61, &mut out)
+            .unwrap();
+        assert_eq!(&out[22..24], &[value, value]);
+    }
 }
 
 #[test]

@@ -65,7 +65,7 @@ const TOTALS: [Total; 11] = [
 ];
 
 /// Counters that the C driver does not have.
-const OURS: [Total; 4] = [
+const OURS: [Total; 7] = [
     Total {
         name: "rx_bad_packet",
         of: |queue| &queue.poll.rx_bad,
@@ -81,6 +81,18 @@ const OURS: [Total; 4] = [
     Total {
         name: "tx_lost",
         of: |queue| &queue.poll.tx_lost,
+    },
+    Total {
+        name: "rx_lro_packets",
+        of: |queue| &queue.poll.rx_lro_packets,
+    },
+    Total {
+        name: "rx_lro_pieces",
+        of: |queue| &queue.poll.rx_lro_pieces,
+    },
+    Total {
+        name: "rx_lro_bad",
+        of: |queue| &queue.poll.rx_lro_bad,
     },
 ];
 

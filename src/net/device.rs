@@ -229,6 +229,20 @@ impl<T> Drop for DeviceRef<T> {
     }
 }
 
+/// What a new device offers to the stack.
+pub(crate) struct Granted {
+    /// Checksums that are computed for frames to send, a mask of `NETVSC_CSUM_*`.
+    pub(crate) checksums: u32,
+    /// TCP segmentation, IPv4.
+    pub(crate) tso4: bool,
+    /// TCP segmentation, IPv6.
+    pub(crate) tso6: bool,
+    /// Bytes of the largest frame to segment.
+    pub(crate) tso_max: u32,
+    /// Received segments are coalesced, by default.
+    pub(crate) lro: bool,
+}
+
 /// A device that is not registered yet: ours alone.
 pub(crate) struct UniqueDevice<T: Operations>(NonNull<bindings::net_device>, PhantomData<KBox<T>>);
 
@@ -279,12 +293,18 @@ impl<T: Operations> UniqueDevice<T> {
         unsafe { (Device::from_raw(self.0.as_ptr()), Config::unregistered()) }
     }
 
-    /// Features that the host grants: `csum` is a mask of `NETVSC_CSUM_*`.
-    pub(crate) fn set_features(&mut self, csum: u32, tso4: bool, tso6: bool, tso_max: u32) {
+    /// Features that the host grants.
+    pub(crate) fn set_features(&mut self, granted: &Granted) {
         // SAFETY: Not registered, ours alone.
         unsafe {
-            bindings::netvsc_set_features(self.0.as_ptr(), csum, tso4, tso6);
-            bindings::netif_set_tso_max_size(self.0.as_ptr(), tso_max);
+            bindings::netvsc_set_features(
+                self.0.as_ptr(),
+                granted.checksums,
+                granted.tso4,
+                granted.tso6,
+                granted.lro,
+            );
+            bindings::netif_set_tso_max_size(self.0.as_ptr(), granted.tso_max);
         }
     }
 

@@ -12,15 +12,26 @@
 #include <linux/skbuff.h>
 #include <linux/workqueue.h>
 #include <net/netdev_queues.h>
+#include <net/page_pool/helpers.h>
 
 /* struct netvsc_rx_frame.flags */
-#define NETVSC_RX_HASH		0x01
-#define NETVSC_RX_HASH_L4	0x02
-#define NETVSC_RX_VLAN		0x04
-#define NETVSC_RX_CSUM_OK	0x08
+#define NETVSC_RX_HASH			0x01
+#define NETVSC_RX_HASH_L4		0x02
+#define NETVSC_RX_VLAN			0x04
+#define NETVSC_RX_CSUM_OK		0x08
+#define NETVSC_RX_IP_CSUM_MISSING	0x10
+#define NETVSC_RX_TCP_CSUM_MISSING	0x20
+
+/* A part of a frame, counted from netvsc_rx_frame.base. */
+struct netvsc_rx_piece {
+	u32 offset;
+	u32 len;
+};
 
 struct netvsc_rx_frame {
-	const void *data;
+	const void *base;
+	const struct netvsc_rx_piece *pieces;
+	u32 nr_pieces;
 	u32 len;
 	u32 hash;
 	u16 vlan_tci;
@@ -68,7 +79,10 @@ struct netvsc_tx_piece {
 	u32 len;
 };
 
-int netvsc_rx_deliver(struct napi_struct *napi, const struct netvsc_rx_frame *frame);
+int netvsc_rx_deliver(struct napi_struct *napi, struct page_pool *pool,
+		      const struct netvsc_rx_frame *frame);
+struct page_pool *netvsc_page_pool_create(struct net_device *dev, struct napi_struct *napi,
+					  u32 queue);
 int netvsc_tx_prepare(struct sk_buff *skb, u32 max_pages, u32 csum_mask,
 		      struct netvsc_tx_meta *meta);
 int netvsc_tx_pieces(const struct sk_buff *skb, struct netvsc_tx_piece *out, u32 max);
@@ -93,7 +107,7 @@ int netvsc_napi_add(struct net_device *dev, struct napi_struct *napi,
 void netvsc_napi_del(struct net_device *dev, struct napi_struct *napi, int index, bool linked);
 void netvsc_napi_link(struct net_device *dev, struct napi_struct *napi, int index);
 void netvsc_set_parent(struct net_device *dev, struct device *parent);
-void netvsc_set_features(struct net_device *dev, u32 csum_mask, bool tso4, bool tso6);
+void netvsc_set_features(struct net_device *dev, u32 csum_mask, bool tso4, bool tso6, bool lro);
 bool netvsc_dev_registered(const struct net_device *dev);
 bool netvsc_dev_running(const struct net_device *dev);
 void netvsc_eth_hw_addr_set(struct net_device *dev, const u8 *addr);

@@ -36,7 +36,7 @@ mod work;
 pub(crate) mod cpu;
 pub(crate) mod ethtool;
 
-pub(crate) use device::{Device, DeviceRef, Registration, UniqueDevice};
+pub(crate) use device::{Device, DeviceRef, Granted, Registration, UniqueDevice};
 pub(crate) use host_pages::{HostPages, PAGE_SIZE};
 pub(crate) use in_flight::{InFlight, Sent};
 pub(crate) use napi::{Napi, NapiRegistration, Poll, PollContext, Progress};

@@ -10,9 +10,10 @@ use core::{
     cell::UnsafeCell,
     marker::PhantomPinned,
     ops::Deref,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
 };
 use kernel::{
+    error::from_err_ptr,
     ffi::c_int,
     prelude::*,
     sync::Arc,
@@ -51,11 +52,13 @@ pub(crate) trait Poll: Send + Sync + Sized + 'static {
 ///
 /// # Invariants
 ///
-/// `napi` was given to `netif_napi_add` with our poll function.
+/// `napi` was given to `netif_napi_add` with our poll function. `page_pool` was made for it before the first
+/// poll, and is there until the last one has ended.
 #[pin_data]
 pub(crate) struct Napi<T: Poll> {
     #[pin]
     napi: Opaque<bindings::napi_struct>,
+    page_pool: AtomicPtr<bindings::page_pool>,
     data: T,
     state: UnsafeCell<T::State>,
     #[pin]
@@ -112,6 +115,7 @@ impl<T: Poll> Napi<T> {
         };
         let context = PollContext {
             napi,
+            page_pool: this.page_pool.load(Ordering::Relaxed),
             // SAFETY: NAPI polls run with bottom halves disabled.
             section: unsafe { SoftIrq::assume() },
             _thread: NotThreadSafe,
@@ -149,6 +153,7 @@ impl<T: Poll> Napi<T> {
 /// Runs inside a NAPI poll.
 pub(crate) struct PollContext<'a> {
     napi: *mut bindings::napi_struct,
+    page_pool: *mut bindings::page_pool,
     section: SoftIrq<'a>,
     _thread: NotThreadSafe,
 }
@@ -157,6 +162,11 @@ impl<'a> PollContext<'a> {
     /// The NAPI being polled.
     pub(super) fn as_napi(&self) -> *mut bindings::napi_struct {
         self.napi
+    }
+
+    /// The pool of pages that belongs to the NAPI.
+    pub(super) fn page_pool(&self) -> *mut bindings::page_pool {
+        self.page_pool
     }
 
     /// The softirq section that the poll runs in.
@@ -194,6 +204,7 @@ impl<T: Poll, D> NapiRegistration<T, D> {
                 napi <- Opaque::ffi_init(|slot: *mut bindings::napi_struct| unsafe {
                     slot.write_bytes(0, 1)
                 }),
+                page_pool: AtomicPtr::new(core::ptr::null_mut()),
                 data,
                 state: UnsafeCell::new(state),
                 _pin: PhantomPinned,
@@ -211,13 +222,19 @@ impl<T: Poll, D> NapiRegistration<T, D> {
                 index.into(),
             )
         })?;
-        Ok(Self {
+        let this = Self {
             napi,
             dev: dev.to_ref(),
             index,
             enabled: false,
             linked: AtomicBool::new(false),
-        })
+        };
+        // SAFETY: The device is alive, and the NAPI was just added; it is deleted after the pool has gone.
+        let pool = from_err_ptr(unsafe {
+            bindings::netvsc_page_pool_create(dev.as_raw(), this.napi.napi.get(), index.into())
+        })?;
+        this.napi.page_pool.store(pool, Ordering::Relaxed);
+        Ok(this)
     }
 
     /// The context, for interrupts and the transmit path.
@@ -256,6 +273,10 @@ impl<T: Poll, D> NapiRegistration<T, D> {
 impl<T: Poll, D> Drop for NapiRegistration<T, D> {
     fn drop(&mut self) {
         self.disable();
+        let pool = self.napi.page_pool.swap(core::ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: Made in `new`, if at all (null is none); no poll uses it any more. Pages that are still in
+        // socket buffers come back to it later.
+        unsafe { bindings::page_pool_destroy(pool) };
         // SAFETY: Added in `new`, disabled just now; the device is alive. Whoever links holds a
         // `Config`, and so does whoever drops a linked registration (configuration owns these).
         unsafe {

@@ -75,6 +75,9 @@ pub(crate) trait Operations: ethtool::Operations + Send + Sync + Sized + 'static
     /// A new, valid hardware address. On error nothing has changed.
     fn set_address(dev: &Device<Self>, rtnl: &Rtnl, address: &[u8; 6]) -> Result;
 
+    /// Switches large receive offload. On error nothing has changed.
+    fn set_lro(dev: &Device<Self>, rtnl: &Rtnl, on: bool) -> Result;
+
     /// Flags or address lists changed: program the receive filter.
     fn set_rx_mode(dev: &Device<Self>, rtnl: &Rtnl) -> Result;
 
@@ -100,6 +103,8 @@ impl<T: Operations> Vtable<T> {
         ops.ndo_change_mtu = Some(Self::change_mtu);
         ops.ndo_validate_addr = Some(bindings::eth_validate_addr);
         ops.ndo_set_mac_address = Some(Self::set_mac_address);
+        ops.ndo_fix_features = Some(Self::fix_features);
+        ops.ndo_set_features = Some(Self::set_features);
         ops.ndo_set_rx_mode_async = Some(Self::set_rx_mode);
         ops.ndo_work = Some(Self::work);
         ops.ndo_get_stats64 = Some(Self::get_stats64);
@@ -207,6 +212,34 @@ impl<T: Operations> Vtable<T> {
         from_result(|| {
             T::set_address(dev, &rtnl, &address)?;
             dev.set_address(&Config::from(&rtnl), &address);
+            Ok(0)
+        })
+    }
+
+    /// The checksums of coalesced frames were verified by the host and may not be there to be verified again.
+    extern "C" fn fix_features(
+        _dev: *mut bindings::net_device,
+        features: bindings::netdev_features_t,
+    ) -> bindings::netdev_features_t {
+        if features & bindings::NETIF_F_RXCSUM == 0 {
+            features & !bindings::NETIF_F_LRO
+        } else {
+            features
+        }
+    }
+
+    extern "C" fn set_features(
+        dev: *mut bindings::net_device,
+        features: bindings::netdev_features_t,
+    ) -> c_int {
+        // SAFETY: As in `open`.
+        let (device, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
+        // SAFETY: The device is alive; its features change under RTNL.
+        let changed = features ^ unsafe { (*dev).features };
+        from_result(|| {
+            if changed & bindings::NETIF_F_LRO != 0 {
+                T::set_lro(device, &rtnl, features & bindings::NETIF_F_LRO != 0)?;
+            }
             Ok(0)
         })
     }

@@ -270,6 +270,15 @@ impl Guest {
         ethtool::statistics(&self.at(end, &argv, SHORT)?)
     }
 
+    /// One statistic of `ethtool -S` at an end.
+    pub fn statistic(&self, end: End, name: &str) -> Result<u64> {
+        let all = self.statistics(end)?;
+        let found = all.iter().find(|(known, _)| known == name);
+        found
+            .map(|(_, value)| *value)
+            .with_context(|| format!("ethtool -S shows no {name}"))
+    }
+
     /// Whether the interface of an end has carrier.
     pub fn carrier(&self, end: End) -> Result<bool> {
         let link = self.link(end)?;

@@ -16,6 +16,7 @@ use serde_json::{json, Value};
 use crate::ethtool::RingSizes;
 use crate::fault::Infrastructure;
 use crate::guest::End;
+use crate::packets::hex;
 
 /// Time for an answer of the host.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -135,6 +136,29 @@ impl Host {
         serde_json::from_value(samples).context("the host's profile")
     }
 
+    /// Changes what the NIC at one end offers to a driver that attaches, as after `offloads=` on the host's
+    /// command line.
+    pub fn set_offloads(&self, end: End, offloads: &str) -> Result<()> {
+        self.call(json!({"cmd": "offloads", "name": end.nic(), "offloads": offloads}))
+            .map(drop)
+    }
+
+    /// Delivers a frame to one end as if it had come over the wire.
+    pub fn inject_frame(&self, end: End, frame: &[u8]) -> Result<()> {
+        self.call(json!({"cmd": "inject-frame", "name": end.nic(), "frame": hex(frame)}))
+            .map(drop)
+    }
+
+    /// Writes RNDIS messages to one end, unchecked, in one ring packet.
+    pub fn inject_messages(&self, end: End, messages: &[Vec<u8>]) -> Result<()> {
+        let runs = messages.chunk_by(|one, next| one == next);
+        let messages: Vec<String> = runs
+            .map(|run| format!("{}*{}", hex(&run[0]), run.len()))
+            .collect();
+        self.call(json!({"cmd": "inject-messages", "name": end.nic(), "messages": messages}))
+            .map(drop)
+    }
+
     /// Adds a NIC, described as on the host's command line.
     pub fn add_nic(&self, specification: &str) -> Result<()> {
         self.call(json!({"cmd": "nic-add", "nic": specification}))
@@ -219,6 +243,25 @@ impl Counters {
         self.nic(end)?["counters"]["counters"]["attaches"]
             .as_u64()
             .context("the host counts no attaches")
+    }
+
+    /// A counter of the NIC at one end.
+    pub fn count(&self, end: End, name: &str) -> Result<u64> {
+        self.nic(end)?["counters"]["counters"][name]
+            .as_u64()
+            .with_context(|| format!("the host counts no {name}"))
+    }
+
+    /// Ring packets to one end that its driver has completed with a failure status.
+    pub fn rx_completions_failed(&self, end: End) -> Result<u64> {
+        let channels = self.nic(end)?["counters"]["channels"].as_object();
+        let all = channels.context("the host counts no channels")?.values();
+        all.map(|channel| {
+            channel["rx_completions_failed"]
+                .as_u64()
+                .context("the host counts no failed completions")
+        })
+        .sum()
     }
 
     /// Channels open, of all devices.

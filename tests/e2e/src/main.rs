@@ -20,6 +20,7 @@ mod guest;
 mod host;
 mod kernel_log;
 mod l1;
+mod packets;
 mod report;
 mod runner;
 mod scenario;

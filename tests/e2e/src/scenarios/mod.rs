@@ -15,6 +15,7 @@ mod hotplug;
 mod identity;
 mod life;
 mod lifecycle;
+mod offload_rsc;
 mod reload;
 mod versions;
 mod vmbus_silence;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Scenario> {
         ethtool_flow_hash::SCENARIOS,
         ethtool_rings::SCENARIOS,
         ethtool_link::SCENARIOS,
+        offload_rsc::SCENARIOS,
         lifecycle::SCENARIOS,
         hotplug::SCENARIOS,
         attach_faults::SCENARIOS,
