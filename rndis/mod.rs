@@ -7,7 +7,8 @@
 //! believed; nothing the host can write makes this code panic.
 //!
 //! * wire formats: [`nvsp`], [`message`] (RNDIS control), [`oid`], [`offload`], [`rss`], [`filter`],
-//!   [`address`], [`name`], [`link`], [`ppi`] and [`packet`] (RNDIS data, the hot path), [`send_table`];
+//!   [`address`], [`name`], [`link`], [`ppi`] and [`packet`] (RNDIS data, the hot path), [`send_table`],
+//!   [`tcp_headers`];
 //! * control plane: [`bringup`] (one attach), [`exchange`] (one request afterwards), [`teardown`];
 //! * bookkeeping of what is in flight: [`sections`], [`slots`], [`rx_completions`], [`coalesce`].
 #![forbid(unsafe_code)]
@@ -42,6 +43,7 @@ pub mod rx_completions;
 pub mod sections;
 pub mod send_table;
 pub mod slots;
+pub mod tcp_headers;
 pub mod teardown;
 pub mod transaction;
 pub mod version;

@@ -416,8 +416,9 @@ fn forget_packets(dev: &Device<Adapter>, queue: &Napi<Queue>) {
         .in_flight
         .drain(|sent| stats.poll.tx_lost.add(sent.packets.into()));
     if let Some(mut guard) = TxQueueGuard::lock(dev, queue.index) {
-        if let Some(state) = queue.tx.get(&mut guard) {
+        if let Some((state, locked)) = queue.tx.get(&mut guard) {
             stats.tx.dropped.add(state.discard().into());
+            locked.reset_limits();
         }
     }
 }

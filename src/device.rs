@@ -5,8 +5,8 @@
 use crate::attach::Attachment;
 use crate::link::LinkState;
 use crate::net::{
-    cpu, Config, Device, Granted, Napi, Operations, Published, Registration, Rtnl, SkBuff, SoftIrq, Stats64,
-    TxQueueGuard, TxVerdict, UniqueDevice,
+    cpu, Config, Device, Granted, Napi, Operations, Published, Registration, Rtnl, RxQueueStats,
+    SkBuff, SoftIrq, Stats64, TxQueueGuard, TxQueueStats, TxVerdict, UniqueDevice,
 };
 use crate::params;
 use crate::queue::Queue;
@@ -50,6 +50,8 @@ pub(crate) struct DataPath {
     pub(crate) max_messages: u32,
     /// What messages in a packet are aligned to, in bytes.
     pub(crate) alignment: u32,
+    /// Packets in flight from which on a ring may be short of room.
+    pub(crate) may_fill_ring: u32,
 }
 
 impl DataPath {
@@ -60,13 +62,20 @@ impl DataPath {
             checksums: checksum_mask(&negotiated.offloads),
             max_messages: negotiated.max_packets_per_message,
             alignment: negotiated.alignment,
+            may_fill_ring: crate::tx::may_fill_ring(params::ring_bytes()),
         })
     }
 
     /// Queue `index`.
     #[inline]
     pub(crate) fn queue(&self, index: u16) -> Option<&Queue> {
-        self.queues.get(usize::from(index)).map(|queue| &***queue)
+        self.napi(index).map(|napi| &**napi)
+    }
+
+    /// Queue `index` with its poll.
+    #[inline]
+    pub(crate) fn napi(&self, index: u16) -> Option<&Napi<Queue>> {
+        self.queues.get(usize::from(index)).map(|queue| &**queue)
     }
 
     /// Channels in use, 1 to 64.
@@ -325,6 +334,22 @@ impl Operations for Adapter {
         for queue in dev.queue_stats() {
             queue.add_to(stats);
         }
+    }
+
+    fn rx_queue_stats(dev: &Device<Self>, queue: u16) -> RxQueueStats {
+        dev.queue_stat(queue)
+            .map(QueueStats::receive)
+            .unwrap_or_default()
+    }
+
+    fn tx_queue_stats(dev: &Device<Self>, queue: u16) -> TxQueueStats {
+        dev.queue_stat(queue)
+            .map(QueueStats::transmit)
+            .unwrap_or_default()
+    }
+
+    fn tx_timeout(dev: &Device<Self>, queue: u16, section: SoftIrq<'_>) {
+        crate::tx_timeout::report(dev, queue, section);
     }
 }
 

@@ -27,6 +27,7 @@ mod rx;
 mod settings;
 mod stats;
 mod tx;
+mod tx_timeout;
 
 use device::Bound;
 use kernel::{device::Core, driver, prelude::*};

@@ -122,6 +122,9 @@ pub(crate) struct Queue {
     pub(crate) tx: TxCell<TxState>,
     /// Packets that the host has not completed.
     pub(crate) in_flight: InFlight,
+    /// Bytes that the stack was told of as sent but that the ring did not take: the next poll reports them
+    /// as completed, since that is for one caller at a time.
+    pub(crate) unsent_bytes: AtomicU32,
 }
 
 impl Queue {
@@ -138,6 +141,7 @@ impl Queue {
             channel: Published::new(),
             tx: TxCell::new(dev, index, TxState::new()?),
             in_flight: InFlight::new(MAX_IN_FLIGHT)?,
+            unsent_bytes: AtomicU32::new(0),
         };
         Registration::new(dev, index, queue, RxState::new()?, config)
     }

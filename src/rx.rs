@@ -10,7 +10,7 @@
 use crate::buffers::ReceiveArea;
 use crate::device::{ANNOUNCE, LINK};
 use crate::mailbox::{Mail, MAX_MESSAGE};
-use crate::net::{PollContext, Progress, RxFrame};
+use crate::net::{Completed, PollContext, Progress, RxFrame};
 use crate::queue::{OpenChannel, Queue};
 use crate::rndis::{
     coalesce::{Coalescer, Frame, Piece, Step, MAX_PIECES},
@@ -29,7 +29,7 @@ use crate::vmbus::{
     packet::{Packet, PacketType},
     transfer_pages::{CheckedRange, TransferPages},
 };
-use core::sync::atomic::{fence, Ordering};
+use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 
 /// Receive completions that may wait for room in the ring.
@@ -92,8 +92,14 @@ pub(crate) fn poll(
         channel,
         stats: &stats.poll,
     };
-    let (work, more) = rx.drain(state, budget);
-    rx.wake();
+    let mut sent = Completed::default();
+    let (work, more) = if budget == 0 {
+        rx.reap(&mut sent);
+        (0, false)
+    } else {
+        rx.drain(state, budget, &mut sent)
+    };
+    rx.wake(sent);
     if more || work >= budget {
         Progress::More
     } else {
@@ -104,7 +110,7 @@ pub(crate) fn poll(
 impl Rx<'_> {
     /// Takes packets from the ring until budget or ring end. Returns frames received, and whether to
     /// come back at once.
-    fn drain(&self, state: &mut RxState, budget: u32) -> (u32, bool) {
+    fn drain(&self, state: &mut RxState, budget: u32, sent: &mut Completed) -> (u32, bool) {
         let Some(mut reader) = self.channel.reader() else {
             return (0, true);
         };
@@ -118,7 +124,7 @@ impl Rx<'_> {
                 break;
             };
             left = left.saturating_sub(1);
-            work = work.saturating_add(self.packet(state, &packet));
+            work = work.saturating_add(self.packet(state, &packet, budget, sent));
         }
         if reader.malformed() > 0 {
             self.stats.rx_bad.add(reader.malformed());
@@ -128,11 +134,34 @@ impl Rx<'_> {
         (work.min(budget), left == 0 || !settled)
     }
 
+    /// For netpoll: takes transmit completions from the ring, up to the first packet of another kind.
+    fn reap(&self, sent: &mut Completed) {
+        let Some(mut reader) = self.channel.reader() else {
+            return;
+        };
+        while let Some(packet) = reader.next_packet() {
+            let id = TransactionId::from_wire(packet.transaction_id).decode();
+            if packet.packet_type != PacketType::Completion
+                || !matches!(id, Transaction::Frame { .. })
+            {
+                reader.put_back();
+                break;
+            }
+            self.completion(&packet, 0, sent);
+        }
+    }
+
     /// Handles one ring packet; returns the frames in it.
-    fn packet(&self, state: &mut RxState, packet: &Packet<'_>) -> u32 {
+    fn packet(
+        &self,
+        state: &mut RxState,
+        packet: &Packet<'_>,
+        budget: u32,
+        sent: &mut Completed,
+    ) -> u32 {
         match packet.packet_type {
             PacketType::Completion => {
-                self.completion(packet);
+                self.completion(packet, budget, sent);
                 0
             }
             PacketType::DataTransferPages => {
@@ -180,10 +209,10 @@ impl Rx<'_> {
     }
 
     /// The host is done with a packet of ours.
-    fn completion(&self, packet: &Packet<'_>) {
+    fn completion(&self, packet: &Packet<'_>, budget: u32, sent: &mut Completed) {
         let id = TransactionId::from_wire(packet.transaction_id);
         match id.decode() {
-            Transaction::Frame { .. } => self.sent(id, packet),
+            Transaction::Frame { .. } => self.sent(id, packet, budget, sent),
             Transaction::Control(_) if self.queue.index == 0 => {
                 let payload = packet.payload;
                 let len = payload.len().min(nvsp::MESSAGE_LEN);
@@ -196,11 +225,13 @@ impl Rx<'_> {
         }
     }
 
-    fn sent(&self, id: TransactionId, packet: &Packet<'_>) {
+    fn sent(&self, id: TransactionId, packet: &Packet<'_>, budget: u32, completed: &mut Completed) {
         let Some(sent) = self.queue.in_flight.complete(id) else {
             self.stats.bad_completions.add(1);
             return;
         };
+        completed.packets = completed.packets.wrapping_add(sent.packets.into());
+        completed.bytes = completed.bytes.wrapping_add(sent.bytes);
         if let Some(section) = sent.section {
             if let Some(send) = self.queue.shared.send.get(self.poll.section()) {
                 send.sections.free(section);
@@ -214,8 +245,7 @@ impl Rx<'_> {
             _ => self.stats.tx_errors.add(sent.packets.into()),
         }
         if let Some(skb) = sent.skb {
-            // Any budget but 0 says that this is a poll.
-            skb.consume(1);
+            skb.consume(budget);
         }
     }
 
@@ -301,7 +331,7 @@ impl Rx<'_> {
         if let Some(tci) = whole.data.vlan {
             frame.vlan(tci);
         }
-        match frame.deliver(self.poll) {
+        match frame.deliver(self.poll, self.queue.dev()) {
             Ok(group) => self.stats.rx_multicast.add(group.into()),
             Err(error) => {
                 // The host is not to blame: its section goes back as good.
@@ -392,11 +422,20 @@ impl Rx<'_> {
         }
     }
 
-    /// Wakes the queue if it is stopped and there is room again. See `Tx::stop` for the other half.
-    fn wake(&self) {
-        fence(Ordering::SeqCst);
+    /// Reports what was completed, and wakes the queue if it is stopped and there is room again. See
+    /// `Tx::stop` for the other half: a stopped queue has packets on its way, and it is their completion
+    /// that makes room, so a poll without any need not look.
+    fn wake(&self, sent: Completed) {
+        let unsent = self.queue.unsent_bytes.swap(0, Ordering::Relaxed);
+        let sent = Completed {
+            packets: sent.packets,
+            bytes: sent.bytes.wrapping_add(unsent),
+        };
+        if sent.packets == 0 && unsent == 0 {
+            return;
+        }
         let dev = self.queue.dev();
-        if dev.queue_stopped(self.queue.index)
+        if dev.tx_completed(self.poll, self.queue.index, sent)
             && dev.path.get(self.poll.section()).is_some()
             && self.queue.has_room(self.channel)
         {

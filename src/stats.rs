@@ -3,7 +3,7 @@
 //! Counters: one for every way a packet can end. They live as long as the interface, so that no
 //! reconfiguration makes them go backwards.
 
-use crate::net::Stats64;
+use crate::net::{RxQueueStats, Stats64, TxQueueStats};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A count with one writer at a time and readers anywhere.
@@ -49,6 +49,8 @@ pub(crate) struct TxStats {
     pub(crate) stop_queue: Counter,
     /// Frames dropped for a broken VLAN tag.
     pub(crate) vlan_error: Counter,
+    /// Times the queue was stopped for so long that the stack complained.
+    pub(crate) timeouts: Counter,
     /// Frames dropped on the transmit side, for any of the reasons above or no device.
     pub(crate) dropped: Counter,
 }
@@ -99,6 +101,30 @@ pub(crate) struct QueueStats {
 }
 
 impl QueueStats {
+    /// Receive counters for netlink.
+    pub(crate) fn receive(&self) -> RxQueueStats {
+        RxQueueStats {
+            packets: self.poll.rx_packets.get(),
+            bytes: self.poll.rx_bytes.get(),
+            alloc_fail: self.poll.rx_no_memory.get(),
+            drops: self.poll.rx_bad.get(),
+        }
+    }
+
+    /// Transmit counters for netlink.
+    pub(crate) fn transmit(&self) -> TxQueueStats {
+        let refused = self.poll.tx_errors.get();
+        let dropped = self.tx.dropped.get().wrapping_add(self.poll.tx_lost.get());
+        TxQueueStats {
+            packets: self.poll.tx_packets.get(),
+            bytes: self.poll.tx_bytes.get(),
+            drops: dropped.wrapping_add(refused),
+            drop_errors: refused,
+            stop: self.tx.stop_queue.get(),
+            wake: self.poll.wake_queue.get(),
+        }
+    }
+
     /// Adds this queue to interface totals.
     pub(crate) fn add_to(&self, totals: &mut Stats64) {
         let sum = |total: &mut u64, counter: &Counter| *total = total.wrapping_add(counter.get());

@@ -9,8 +9,8 @@
 use crate::buffers::SendArea;
 use crate::device::{Adapter, DataPath};
 use crate::net::{
-    Device, HostPages, Pieces, Sent, SkBuff, SoftIrq, TxOffload, TxPrepared, TxQueueGuard,
-    TxVerdict, PAGE_SIZE,
+    Device, HostPages, Napi, Pieces, Sent, SkBuff, SoftIrq, TxLocked, TxOffload, TxPrepared,
+    TxQueueGuard, TxVerdict, PAGE_SIZE,
 };
 use crate::queue::{OpenChannel, Queue, MAX_IN_FLIGHT};
 use crate::rndis::{
@@ -55,6 +55,15 @@ struct Batch {
     last: SkBuff,
 }
 
+/// Bytes of ring that a packet takes at most: descriptor, ranges, NVSP message and trailer.
+const MAX_RING_PACKET: u32 = 16 + MAX_DESCRIPTOR as u32 + 40 + 8;
+
+/// Packets in flight from which on a ring of `ring_bytes` may be short of room. The other half of the ring is
+/// left for receive completions; what exceeds that finds the ring full, which is seen to as well.
+pub(crate) fn may_fill_ring(ring_bytes: u32) -> u32 {
+    (ring_bytes / 2).wrapping_div(MAX_RING_PACKET)
+}
+
 /// What belongs to the holder of the queue's lock.
 pub(crate) struct TxState {
     /// RNDIS headers of the frames that are sent from their own memory, one place a slot.
@@ -77,14 +86,23 @@ impl TxState {
     }
 }
 
-/// A transmit in progress: everything it needs, looked up once.
-struct Tx<'a> {
-    dev: &'a Device<Adapter>,
+/// What a transmit needs of an attached device, looked up once.
+struct Attached<'a> {
     path: &'a DataPath,
-    queue: &'a Queue,
+    queue: &'a Napi<Queue>,
     channel: &'a OpenChannel,
     send: &'a SendArea,
+}
+
+/// A transmit in progress.
+struct Tx<'a> {
+    dev: &'a Device<Adapter>,
     stats: &'a TxStats,
+    locked: TxLocked<'a>,
+    path: &'a DataPath,
+    queue: &'a Napi<Queue>,
+    channel: &'a OpenChannel,
+    send: &'a SendArea,
 }
 
 /// Why a packet was not sent.
@@ -106,15 +124,16 @@ pub(crate) fn start_xmit(
     let Some(stats) = dev.queue_stat(index).map(|stats| &stats.tx) else {
         return TxVerdict::Taken;
     };
-    let Some(tx) = Tx::enter(dev, stats, index, section) else {
+    let Some(attached) = Attached::get(dev, index, section) else {
         // Being rebuilt: the stack keeps the frame until the queue is woken.
         dev.stop_queue(index);
         return TxVerdict::Busy(skb);
     };
-    let Some(state) = tx.queue.tx.get(guard) else {
+    let Some((state, locked)) = attached.queue.tx.get(guard) else {
         stats.dropped.add(1);
         return TxVerdict::Taken;
     };
+    let tx = Tx::new(dev, stats, locked, &attached);
     let prepared = match skb.prepare_tx(MAX_PAGES, tx.path.checksums) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -142,23 +161,35 @@ pub(crate) fn start_xmit(
     verdict
 }
 
-impl<'a> Tx<'a> {
-    fn enter(
-        dev: &'a Device<Adapter>,
-        stats: &'a TxStats,
-        index: u16,
-        section: SoftIrq<'a>,
-    ) -> Option<Self> {
+impl<'a> Attached<'a> {
+    fn get(dev: &'a Device<Adapter>, index: u16, section: SoftIrq<'a>) -> Option<Self> {
         let path = dev.path.get(section)?;
-        let queue = path.queue(index)?;
+        let queue = path.napi(index)?;
         Some(Self {
-            dev,
             path,
             queue,
             channel: queue.channel.get(section)?,
             send: queue.shared.send.get(section)?,
-            stats,
         })
+    }
+}
+
+impl<'a> Tx<'a> {
+    fn new(
+        dev: &'a Device<Adapter>,
+        stats: &'a TxStats,
+        locked: TxLocked<'a>,
+        attached: &Attached<'a>,
+    ) -> Self {
+        Self {
+            dev,
+            stats,
+            locked,
+            path: attached.path,
+            queue: attached.queue,
+            channel: attached.channel,
+            send: attached.send,
+        }
     }
 
     fn transmit(
@@ -309,10 +340,13 @@ impl<'a> Tx<'a> {
         let message =
             nvsp::rndis_packet(RndisChannel::Data, Some(batch.section.index()), batch.len);
         let result = match self.queue.in_flight.insert(sent) {
-            Ok(id) => self
-                .channel
-                .send_inband(&message, id.value(), true)
-                .map_err(|error| (error, self.queue.in_flight.cancel(id))),
+            Ok(id) => {
+                // Before the host can complete it.
+                self.locked.sent(batch.bytes);
+                self.channel
+                    .send_inband(&message, id.value(), true)
+                    .map_err(|error| (error, self.cancel(id)))
+            }
             Err(sent) => Err((SendError::Full, Some(sent))),
         };
         if let Err((error, sent)) = result {
@@ -349,13 +383,25 @@ impl<'a> Tx<'a> {
             Ok(id) => id,
             Err(sent) => return Err(self.later(SendError::Full, sent.skb)),
         };
+        self.locked.sent(prepared.wire_bytes);
         let result = put_header(state, id, header)
             .ok_or(SendError::Invalid)
             .and_then(|header| self.send_pieces(header, &pieces, id));
         result.map_err(|error| {
-            let skb = self.queue.in_flight.cancel(id).and_then(|sent| sent.skb);
+            let skb = self.cancel(id).and_then(|sent| sent.skb);
             self.later(error, skb)
         })
+    }
+
+    /// Takes back what was not sent. A host that has answered an id before it was sent has had it.
+    fn cancel(&self, id: TransactionId) -> Option<Sent> {
+        let sent = self.queue.in_flight.cancel(id)?;
+        self.queue
+            .unsent_bytes
+            .fetch_add(sent.bytes, Ordering::Relaxed);
+        // Nothing else may be on its way, and the byte queue limits must hear of it.
+        self.queue.schedule();
+        Some(sent)
     }
 
     fn send_pieces(
@@ -433,8 +479,13 @@ impl<'a> Tx<'a> {
         }
     }
 
+    /// The ring is looked at only when what is in flight may fill it: its read index is on a cache line that
+    /// the host writes.
     fn stop_if_full(&self) {
-        if self.queue.in_flight.is_full() || self.channel.free_percent() < STOP_PERCENT {
+        let in_flight = self.queue.in_flight.count();
+        if in_flight >= MAX_IN_FLIGHT as u32
+            || (in_flight >= self.path.may_fill_ring && self.channel.free_percent() < STOP_PERCENT)
+        {
             self.stop();
         }
     }

@@ -42,6 +42,12 @@ impl<H: Interrupt> OpenChannel<H> {
         unsafe { bindings::netvsc_begin_read(self.as_raw()) };
     }
 
+    /// Bytes that the host has written and nobody has read; changes at any time.
+    pub fn bytes_to_read(&self) -> u32 {
+        // SAFETY: The channel is open, so the ring is mapped.
+        unsafe { readable(self.as_raw()) }
+    }
+
     /// Lets the host interrupt again. True if packets came while it could not: then the reader must
     /// mask and read once more, as the host may not interrupt for them.
     #[inline]
@@ -116,6 +122,11 @@ impl Reader<'_> {
                 Err(_) => self.malformed = self.malformed.wrapping_add(1),
             }
         }
+    }
+
+    /// The packet returned last counts as not read: it comes again.
+    pub fn put_back(&mut self) {
+        self.current = None;
     }
 
     /// Gives the space of what was read back to the host, and signals it if it waits for that. To be

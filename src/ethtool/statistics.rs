@@ -65,7 +65,7 @@ const TOTALS: [Total; 11] = [
 ];
 
 /// Counters that the C driver does not have.
-const OURS: [Total; 7] = [
+const OURS: [Total; 8] = [
     Total {
         name: "rx_bad_packet",
         of: |queue| &queue.poll.rx_bad,
@@ -93,6 +93,10 @@ const OURS: [Total; 7] = [
     Total {
         name: "rx_lro_bad",
         of: |queue| &queue.poll.rx_lro_bad,
+    },
+    Total {
+        name: "tx_timeout",
+        of: |queue| &queue.tx.timeouts,
     },
 ];
 

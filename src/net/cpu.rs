@@ -6,8 +6,8 @@ use crate::bindings;
 
 /// One more than the largest CPU number.
 pub(crate) fn id_limit() -> u32 {
-    // SAFETY: No preconditions.
-    unsafe { bindings::netvsc_nr_cpu_ids() }
+    // SAFETY: Does not change after boot.
+    unsafe { bindings::nr_cpu_ids }
 }
 
 /// Whether CPU `cpu` is plugged in.
@@ -25,5 +25,6 @@ pub(crate) fn online() -> u32 {
 /// How many queues the kernel suggests for a multi-queue device.
 pub(crate) fn default_queues() -> u32 {
     // SAFETY: No preconditions.
-    unsafe { bindings::netvsc_num_default_queues() }
+    let queues = unsafe { bindings::netif_get_num_default_rss_queues() };
+    queues.unsigned_abs()
 }

@@ -4,10 +4,15 @@
 //!
 //! C header: `include/linux/netdevice.h`.
 
-use super::{ethtool, ops::Vtable, Config, Operations, Rtnl};
+use super::{ethtool, ops::Vtable, queue_stats, Config, Operations, PollContext, Rtnl};
 use crate::bindings;
 use core::{marker::PhantomData, mem, ops::Deref, ptr::NonNull};
 use kernel::{device, ffi::c_uint, prelude::*, types::Opaque};
+
+/// What `netif_tx_stop_queue` sets.
+const DRIVER_STOPPED: usize = 1 << bindings::netdev_queue_state_t___QUEUE_STATE_DRV_XOFF;
+/// Seconds that a transmit queue may be stopped before [`Operations::tx_timeout`] is called.
+const WATCHDOG_SECONDS: u32 = 10;
 
 /// A `struct net_device` whose private area holds a `T`. Dereferences to `T`.
 ///
@@ -77,10 +82,17 @@ impl<T> Device<T> {
         unsafe { (&raw mut (*self.as_raw()).mtu).write_volatile(mtu) };
     }
 
+    /// The MTU.
+    pub(crate) fn mtu(&self) -> u32 {
+        // SAFETY: The device is alive; an aligned word is read whole.
+        unsafe { (&raw const (*self.as_raw()).mtu).read_volatile() }
+    }
+
     /// Whether the interface is up (`IFF_UP` and opened).
     pub(crate) fn is_running(&self) -> bool {
-        // SAFETY: The device is alive.
-        unsafe { bindings::netvsc_dev_running(self.as_raw()) }
+        // SAFETY: The device is alive; an aligned word is read whole.
+        let state = unsafe { (&raw const (*self.as_raw()).state).read_volatile() };
+        state & (1 << bindings::netdev_state_t___LINK_STATE_START) != 0
     }
 
     /// Interface flags (`IFF_*`).
@@ -127,7 +139,8 @@ impl<T> Device<T> {
     /// The name, once the device is registered.
     pub(crate) fn name(&self) -> Option<&CStr> {
         // SAFETY: The device is alive.
-        let registered = unsafe { bindings::netvsc_dev_registered(self.as_raw()) };
+        let state = unsafe { (&raw const (*self.as_raw()).reg_state).read_volatile() };
+        let registered = u32::from(state) == bindings::netdev_reg_state_NETREG_REGISTERED;
         // SAFETY: `name` lives with the device.
         let name = unsafe { &(*self.as_raw()).name };
         // A rename that runs meanwhile keeps the last byte zero.
@@ -165,8 +178,29 @@ impl<T> Device<T> {
     /// Whether the driver stopped a transmit queue.
     pub(crate) fn queue_stopped(&self, queue: u16) -> bool {
         u32::from(queue) < self.tx_queues()
-            // SAFETY: The queue exists.
-            && unsafe { bindings::netvsc_txq_stopped(self.as_raw(), queue.into()) }
+            // SAFETY: The queue exists; an aligned word of it is read whole.
+            && unsafe {
+                let queue = (*self.as_raw())._tx.add(queue.into());
+                (&raw const (*queue).state).read_volatile() & DRIVER_STOPPED != 0
+            }
+    }
+
+    /// Byte queue limits: that much was completed, of what `TxLocked::sent` was told of before. For the
+    /// one poll of the queue. Returns whether the driver has stopped the queue, as seen after a full
+    /// barrier.
+    #[inline]
+    pub(crate) fn tx_completed(&self, poll: &PollContext<'_>, queue: u16, sent: Completed) -> bool {
+        let _ = poll;
+        u32::from(queue) < self.tx_queues()
+            // SAFETY: The queue exists; the poll of a NAPI runs once at a time.
+            && unsafe {
+                bindings::netvsc_txq_completed(
+                    self.as_raw(),
+                    queue.into(),
+                    sent.packets,
+                    sent.bytes,
+                )
+            }
     }
 
     /// Sets the alias that `ip link` shows; at most 255 bytes.
@@ -180,7 +214,7 @@ impl<T> Device<T> {
     /// Sets the hardware address in the device.
     pub(crate) fn set_address(&self, _config: &Config<'_>, address: &[u8; 6]) {
         // SAFETY: `address` has the 6 bytes that are read.
-        unsafe { bindings::netvsc_eth_hw_addr_set(self.as_raw(), address.as_ptr()) };
+        unsafe { bindings::dev_addr_mod(self.as_raw(), 0, address.as_ptr().cast(), 6) };
     }
 }
 
@@ -227,6 +261,15 @@ impl<T> Drop for DeviceRef<T> {
         // SAFETY: Gives back the reference that the invariant speaks of.
         unsafe { bindings::netvsc_dev_put(self.as_raw()) };
     }
+}
+
+/// What was completed since the last report.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Completed {
+    /// Frames.
+    pub(crate) packets: u32,
+    /// Bytes.
+    pub(crate) bytes: u32,
 }
 
 /// What a new device offers to the stack.
@@ -279,10 +322,9 @@ impl<T: Operations> UniqueDevice<T> {
         unsafe {
             (*raw.as_ptr()).netdev_ops = Vtable::<T>::ops();
             (*raw.as_ptr()).ethtool_ops = ethtool::vtable::<T>();
-            bindings::netvsc_set_parent(
-                raw.as_ptr(),
-                core::ptr::from_ref(parent).cast_mut().cast(),
-            );
+            (*raw.as_ptr()).stat_ops = queue_stats::vtable::<T>();
+            (*raw.as_ptr()).watchdog_timeo = (WATCHDOG_SECONDS * bindings::HZ) as i32;
+            (*raw.as_ptr()).dev.parent = core::ptr::from_ref(parent).cast_mut().cast();
         }
         Ok(Self(raw, PhantomData))
     }

@@ -14,229 +14,11 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 #include <net/flow_dissector.h>
-#include <net/ip.h>
 #include <net/ip6_checksum.h>
 #include <net/sock.h>
 #include <net/tcp.h>
 
 #include "helpers.h"
-
-/* Frames up to this length are copied to a small buffer of the slab, longer ones to pages of the pool. */
-#define RX_COPYBREAK		256
-/* Room for headers before a frame whose payload lies in fragments. */
-#define RX_HEADERS		256
-/* Pages that a pool keeps for later. */
-#define RX_POOL_PAGES		256
-
-struct page_pool *netvsc_page_pool_create(struct net_device *dev, struct napi_struct *napi,
-					  u32 queue)
-{
-	struct page_pool_params params = {
-		.pool_size = RX_POOL_PAGES,
-		.nid = NUMA_NO_NODE,
-		.napi = napi,
-		.netdev = dev,
-		.queue_idx = queue,
-	};
-
-	return page_pool_create(&params);
-}
-
-/* How much of a frame has been copied. */
-struct rx_cursor {
-	const struct netvsc_rx_frame *frame;
-	u32 piece;
-	u32 done;
-};
-
-/* Copies the next @len bytes, which the frame must still have. */
-static void rx_copy(struct rx_cursor *cursor, void *to, u32 len)
-{
-	while (len) {
-		const struct netvsc_rx_piece *piece = &cursor->frame->pieces[cursor->piece];
-		u32 part = min(len, piece->len - cursor->done);
-
-		memcpy(to, cursor->frame->base + piece->offset + cursor->done, part);
-		to += part;
-		len -= part;
-		cursor->done += part;
-		if (cursor->done == piece->len) {
-			cursor->piece++;
-			cursor->done = 0;
-		}
-	}
-}
-
-/* A buffer for @len bytes in one piece: from the slab if they are few, else part of a page of @pool. */
-static struct sk_buff *rx_alloc_linear(struct napi_struct *napi, struct page_pool *pool, u32 len)
-{
-	unsigned int size = SKB_HEAD_ALIGN(NET_SKB_PAD + NET_IP_ALIGN + len);
-	struct sk_buff *skb;
-	void *head;
-
-	if (len <= RX_COPYBREAK)
-		return napi_alloc_skb(napi, len);
-	head = page_pool_dev_alloc_va(pool, &size);
-	if (unlikely(!head))
-		return NULL;
-	skb = napi_build_skb(head, size);
-	if (unlikely(!skb)) {
-		page_pool_free_va(pool, head, true);
-		return NULL;
-	}
-	skb_mark_for_recycle(skb);
-	skb_reserve(skb, NET_SKB_PAD + NET_IP_ALIGN);
-	return skb;
-}
-
-/* A frame that does not fit a page: headers in front, payload in pages of @pool. */
-static struct sk_buff *rx_build_paged(struct napi_struct *napi, struct page_pool *pool,
-				      struct rx_cursor *cursor, u32 len)
-{
-	struct sk_buff *skb = napi_alloc_skb(napi, RX_HEADERS);
-	const skb_frag_t *first;
-	u32 part;
-
-	if (unlikely(!skb))
-		return NULL;
-	skb_mark_for_recycle(skb);
-	for (; len; len -= part) {
-		unsigned int offset, size = min_t(u32, len, PAGE_SIZE);
-		struct page *page;
-
-		part = size;
-		page = page_pool_dev_alloc(pool, &offset, &size);
-		if (unlikely(!page)) {
-			kfree_skb(skb);
-			return NULL;
-		}
-		rx_copy(cursor, page_address(page) + offset, part);
-		skb_add_rx_frag(skb, skb_shinfo(skb)->nr_frags, page, offset, part, size);
-	}
-	/* Nothing but headers in front, so that GRO can chain the fragments. */
-	first = &skb_shinfo(skb)->frags[0];
-	part = eth_get_headlen(napi->dev, skb_frag_address(first),
-			       min_t(u32, skb_frag_size(first), RX_HEADERS));
-	if (unlikely(!__pskb_pull_tail(skb, part))) {
-		kfree_skb(skb);
-		return NULL;
-	}
-	return skb;
-}
-
-/* The offset of the TCP header of the packet at skb->data, whose lengths must be right; 0 if it has none. */
-static u32 rx_tcp_offset(const struct sk_buff *skb)
-{
-	const struct ipv6hdr *ip6 = (const void *)skb->data;
-	const struct iphdr *ip = (const void *)skb->data;
-	u32 offset = 0;
-
-	if (skb->protocol == htons(ETH_P_IP) && skb_headlen(skb) >= sizeof(*ip) &&
-	    ip->protocol == IPPROTO_TCP && !ip_is_fragment(ip) && ip->ihl >= 5 &&
-	    ntohs(ip->tot_len) == skb->len)
-		offset = ip->ihl * 4;
-	else if (skb->protocol == htons(ETH_P_IPV6) && skb_headlen(skb) >= sizeof(*ip6) &&
-		 ip6->nexthdr == IPPROTO_TCP && ntohs(ip6->payload_len) + sizeof(*ip6) == skb->len)
-		offset = sizeof(*ip6);
-	return skb_headlen(skb) >= offset + sizeof(struct tcphdr) ? offset : 0;
-}
-
-/*
- * A coalesced packet: as if it came from the stack's own segmentation, so that it can be forwarded and
- * merged with others. Its checksum was verified by the host but need not be filled in: whoever sends
- * it on completes it. The host does not say how long the segments were; the first piece is one, and none
- * exceeded the MTU.
- */
-static void rx_set_gso(struct sk_buff *skb, const struct netvsc_rx_frame *frame)
-{
-	struct skb_shared_info *shinfo = skb_shinfo(skb);
-	u32 offset = rx_tcp_offset(skb);
-	struct tcphdr *tcp = (void *)skb->data + offset;
-	u32 headers, packet, len = skb->len - offset;
-
-	if (!offset || tcp->doff < 5)
-		return;
-	if (skb->protocol == htons(ETH_P_IP)) {
-		const struct iphdr *ip = (const void *)skb->data;
-
-		tcp->check = ~tcp_v4_check(len, ip->saddr, ip->daddr, 0);
-	} else {
-		const struct ipv6hdr *ip6 = (const void *)skb->data;
-
-		tcp->check = ~tcp_v6_check(len, &ip6->saddr, &ip6->daddr, 0);
-	}
-	skb->ip_summed = CHECKSUM_PARTIAL;
-	skb->csum_start = (u8 *)tcp - skb->head;
-	skb->csum_offset = offsetof(struct tcphdr, check);
-
-	headers = offset + tcp->doff * 4;
-	packet = min(frame->pieces[0].len - ETH_HLEN, READ_ONCE(skb->dev->mtu));
-	if (packet <= headers || packet >= skb->len)
-		return;
-	shinfo->gso_size = packet - headers;
-	shinfo->gso_segs = DIV_ROUND_UP(skb->len - headers, shinfo->gso_size);
-	shinfo->gso_type = skb->protocol == htons(ETH_P_IP) ? SKB_GSO_TCPV4 : SKB_GSO_TCPV6;
-	if (tcp->cwr)
-		shinfo->gso_type |= SKB_GSO_TCP_ACCECN;
-}
-
-static void rx_set_csum(struct sk_buff *skb, const struct netvsc_rx_frame *frame)
-{
-	bool unfilled = frame->nr_pieces > 1 || frame->flags & NETVSC_RX_TCP_CSUM_MISSING;
-
-	if (frame->flags & NETVSC_RX_IP_CSUM_MISSING && skb->protocol == htons(ETH_P_IP)) {
-		struct iphdr *ip = (void *)skb->data;
-
-		if (skb_headlen(skb) >= sizeof(*ip) && ip->ihl >= 5 && skb_headlen(skb) >= ip->ihl * 4)
-			ip_send_check(ip);
-	}
-	if (!(frame->flags & NETVSC_RX_CSUM_OK))
-		return;
-	if (unfilled || skb->dev->features & NETIF_F_RXCSUM)
-		skb->ip_summed = CHECKSUM_UNNECESSARY;
-	if (unfilled)
-		rx_set_gso(skb, frame);
-}
-
-/*
- * netvsc_rx_deliver - copy one frame out of host-shared memory and hand it to GRO
- *
- * The copy is what makes the frame ours: nothing in its pieces is looked at before it. Context: NAPI poll
- * of @napi, to which @pool belongs. Return: 0, or 1 for a frame to a group; -ENOMEM when there was no
- * buffer, -ENETDOWN when the interface is down (or not registered yet) and nobody wants the frame.
- */
-int netvsc_rx_deliver(struct napi_struct *napi, struct page_pool *pool,
-		      const struct netvsc_rx_frame *frame)
-{
-	struct rx_cursor cursor = { .frame = frame };
-	struct net_device *dev = napi->dev;
-	struct sk_buff *skb;
-	bool group;
-
-	if (unlikely(!netif_running(dev)))
-		return -ENETDOWN;
-	if (likely(SKB_HEAD_ALIGN(NET_SKB_PAD + NET_IP_ALIGN + frame->len) <= PAGE_SIZE)) {
-		skb = rx_alloc_linear(napi, pool, frame->len);
-		if (likely(skb))
-			rx_copy(&cursor, skb_put(skb, frame->len), frame->len);
-	} else {
-		skb = rx_build_paged(napi, pool, &cursor, frame->len);
-	}
-	if (unlikely(!skb))
-		return -ENOMEM;
-
-	skb->protocol = eth_type_trans(skb, dev);
-	rx_set_csum(skb, frame);
-	if ((frame->flags & NETVSC_RX_HASH) && (dev->features & NETIF_F_RXHASH))
-		skb_set_hash(skb, frame->hash, frame->flags & NETVSC_RX_HASH_L4 ?
-			     PKT_HASH_TYPE_L4 : PKT_HASH_TYPE_L3);
-	if (frame->flags & NETVSC_RX_VLAN)
-		__vlan_hwaccel_put_tag(skb, htons(ETH_P_8021Q), frame->vlan_tci);
-	skb_record_rx_queue(skb, frame->queue);
-	group = is_multicast_ether_addr(eth_hdr(skb)->h_dest);
-	napi_gro_receive(napi, skb);
-	return group;
-}
 
 /* Pages touched by @len bytes at offset @offset of a page. */
 static u32 pages_of(u32 offset, u32 len)
@@ -432,11 +214,6 @@ void netvsc_txq_wake(struct net_device *dev, unsigned int queue)
 	netif_tx_wake_queue(netdev_get_tx_queue(dev, queue));
 }
 
-bool netvsc_txq_stopped(const struct net_device *dev, unsigned int queue)
-{
-	return netif_tx_queue_stopped(netdev_get_tx_queue(dev, queue));
-}
-
 /* netvsc_txq_lock_bh - the lock that ndo_start_xmit of this queue runs under. */
 void netvsc_txq_lock_bh(struct net_device *dev, unsigned int queue)
 {
@@ -458,9 +235,43 @@ void netvsc_tx_wake_all(struct net_device *dev)
 	netif_tx_wake_all_queues(dev);
 }
 
-u16 netvsc_skb_queue(const struct sk_buff *skb)
+/* netvsc_txq_sent - byte queue limits: @bytes are about to go out. Under the queue's lock. */
+void netvsc_txq_sent(struct net_device *dev, unsigned int queue, u32 bytes)
 {
-	return skb_get_queue_mapping(skb);
+	netdev_tx_sent_queue(netdev_get_tx_queue(dev, queue), bytes);
+}
+
+/*
+ * netvsc_txq_completed - byte queue limits: that much came back, since the last call
+ *
+ * By one caller at a time. Return: whether the driver has stopped the queue, as seen after a full barrier.
+ */
+bool netvsc_txq_completed(struct net_device *dev, unsigned int queue, u32 packets, u32 bytes)
+{
+	struct netdev_queue *txq = netdev_get_tx_queue(dev, queue);
+
+	netdev_tx_completed_queue(txq, packets, bytes);
+	/* Pairs with the barrier of whoever stops the queue and then looks for room. */
+	smp_mb();
+	return netif_tx_queue_stopped(txq);
+}
+
+/* netvsc_txq_reset - nothing is on its way any more. Under the queue's lock. */
+void netvsc_txq_reset(struct net_device *dev, unsigned int queue)
+{
+	netdev_tx_reset_queue(netdev_get_tx_queue(dev, queue));
+}
+
+/* netvsc_features_check - leave to software what the host's messages cannot say. */
+netdev_features_t netvsc_features_check(struct sk_buff *skb, struct net_device *dev,
+					netdev_features_t features)
+{
+	features = vlan_features_check(skb, features);
+	/* Nothing inside a tunnel; a transport header begins within 10 bits. */
+	if (skb->encapsulation ||
+	    (skb->ip_summed == CHECKSUM_PARTIAL && skb_transport_offset(skb) >= NETVSC_L4_OFFSETS))
+		features &= ~(NETIF_F_CSUM_MASK | NETIF_F_GSO_MASK);
+	return features;
 }
 
 /* The NETVSC_PORTS_ bit of a dissected packet; 0 if its ports are never hashed. */
@@ -575,11 +386,6 @@ void netvsc_napi_del(struct net_device *dev, struct napi_struct *napi, int index
 	netif_napi_del(napi);
 }
 
-void netvsc_set_parent(struct net_device *dev, struct device *parent)
-{
-	SET_NETDEV_DEV(dev, parent);
-}
-
 /*
  * netvsc_set_features - offer to the stack what the host offers (NETIF_F_ constants are cast macros)
  *
@@ -606,39 +412,9 @@ void netvsc_set_features(struct net_device *dev, u32 csum_mask, bool tso4, bool 
 	dev->priv_flags |= IFF_LIVE_ADDR_CHANGE;
 }
 
-bool netvsc_dev_registered(const struct net_device *dev)
-{
-	return dev->reg_state == NETREG_REGISTERED;
-}
-
-bool netvsc_dev_running(const struct net_device *dev)
-{
-	return netif_running(dev);
-}
-
-void netvsc_eth_hw_addr_set(struct net_device *dev, const u8 *addr)
-{
-	eth_hw_addr_set(dev, addr);
-}
-
-void netvsc_synchronize_net(void)
-{
-	synchronize_net();
-}
-
 u64 netvsc_virt_to_phys(const void *address)
 {
 	return virt_to_phys((void *)address);
-}
-
-u32 netvsc_num_default_queues(void)
-{
-	return netif_get_num_default_rss_queues();
-}
-
-u32 netvsc_nr_cpu_ids(void)
-{
-	return nr_cpu_ids;
 }
 
 bool netvsc_cpu_present(u32 cpu)

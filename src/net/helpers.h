@@ -19,8 +19,6 @@
 #define NETVSC_RX_HASH_L4		0x02
 #define NETVSC_RX_VLAN			0x04
 #define NETVSC_RX_CSUM_OK		0x08
-#define NETVSC_RX_IP_CSUM_MISSING	0x10
-#define NETVSC_RX_TCP_CSUM_MISSING	0x20
 
 /* A part of a frame, counted from netvsc_rx_frame.base. */
 struct netvsc_rx_piece {
@@ -62,6 +60,9 @@ struct netvsc_rx_frame {
 #define NETVSC_PORTS_UDP6	0x8
 #define NETVSC_PORTS_ALL	0xf
 
+/* Values that the offset of a transport header can have in a message: 10 bits. */
+#define NETVSC_L4_OFFSETS	1024
+
 struct netvsc_tx_meta {
 	u32 len;
 	u32 hash;
@@ -79,10 +80,13 @@ struct netvsc_tx_piece {
 	u32 len;
 };
 
-int netvsc_rx_deliver(struct napi_struct *napi, struct page_pool *pool,
+int netvsc_rx_receive(struct napi_struct *napi, struct page_pool *pool,
 		      const struct netvsc_rx_frame *frame);
-struct page_pool *netvsc_page_pool_create(struct net_device *dev, struct napi_struct *napi,
-					  u32 queue);
+struct sk_buff *netvsc_rx_build(struct napi_struct *napi, struct page_pool *pool,
+				const struct netvsc_rx_frame *frame);
+bool netvsc_rx_finish(struct napi_struct *napi, struct sk_buff *skb,
+		      const struct netvsc_rx_frame *frame, u16 tcp_offset, u16 gso_size,
+		      u16 segments, u32 gso_type);
 int netvsc_tx_prepare(struct sk_buff *skb, u32 max_pages, u32 csum_mask,
 		      struct netvsc_tx_meta *meta);
 int netvsc_tx_pieces(const struct sk_buff *skb, struct netvsc_tx_piece *out, u32 max);
@@ -90,13 +94,17 @@ bool netvsc_tx_copy(const struct sk_buff *skb, void *to, u32 len);
 
 void netvsc_txq_stop(struct net_device *dev, unsigned int queue);
 void netvsc_txq_wake(struct net_device *dev, unsigned int queue);
-bool netvsc_txq_stopped(const struct net_device *dev, unsigned int queue);
 void netvsc_txq_lock_bh(struct net_device *dev, unsigned int queue);
 void netvsc_txq_unlock_bh(struct net_device *dev, unsigned int queue);
 void netvsc_tx_disable(struct net_device *dev);
 void netvsc_tx_wake_all(struct net_device *dev);
 
-u16 netvsc_skb_queue(const struct sk_buff *skb);
+void netvsc_txq_sent(struct net_device *dev, unsigned int queue, u32 bytes);
+bool netvsc_txq_completed(struct net_device *dev, unsigned int queue, u32 packets, u32 bytes);
+void netvsc_txq_reset(struct net_device *dev, unsigned int queue);
+netdev_features_t netvsc_features_check(struct sk_buff *skb, struct net_device *dev,
+					netdev_features_t features);
+
 int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 ports_of, u32 *hash);
 void netvsc_pick_tx_done(struct sk_buff *skb, u16 queue);
 
@@ -106,15 +114,8 @@ int netvsc_napi_add(struct net_device *dev, struct napi_struct *napi,
 		    int (*poll)(struct napi_struct *, int), int index);
 void netvsc_napi_del(struct net_device *dev, struct napi_struct *napi, int index, bool linked);
 void netvsc_napi_link(struct net_device *dev, struct napi_struct *napi, int index);
-void netvsc_set_parent(struct net_device *dev, struct device *parent);
 void netvsc_set_features(struct net_device *dev, u32 csum_mask, bool tso4, bool tso6, bool lro);
-bool netvsc_dev_registered(const struct net_device *dev);
-bool netvsc_dev_running(const struct net_device *dev);
-void netvsc_eth_hw_addr_set(struct net_device *dev, const u8 *addr);
-void netvsc_synchronize_net(void);
 u64 netvsc_virt_to_phys(const void *address);
-u32 netvsc_num_default_queues(void);
-u32 netvsc_nr_cpu_ids(void);
 bool netvsc_cpu_present(u32 cpu);
 u32 netvsc_online_cpus(void);
 

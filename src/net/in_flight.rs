@@ -88,12 +88,6 @@ impl InFlight {
         self.table.in_use()
     }
 
-    /// Whether there is no room for another.
-    #[inline]
-    pub(crate) fn is_full(&self) -> bool {
-        self.table.in_use() >= self.table.capacity()
-    }
-
     /// Gives up on every packet, when the channel is closed.
     pub(crate) fn drain(&self, mut release: impl FnMut(Sent)) {
         self.table.drain(|cargo| release(Self::unpack(cargo)));

@@ -20,6 +20,9 @@ use kernel::{
     types::{NotThreadSafe, Opaque},
 };
 
+/// Pages that a pool keeps for later.
+const POOL_PAGES: u32 = 256;
+
 /// How a poll ended.
 pub(crate) enum Progress {
     /// Everything is handled; so many packets were received.
@@ -33,7 +36,8 @@ pub(crate) trait Poll: Send + Sync + Sized + 'static {
     /// State that only the poll touches.
     type State: Send;
 
-    /// Receives up to `budget` packets, which is not 0. Runs in softirq.
+    /// Receives up to `budget` packets. With a budget of 0 (netpoll: any context, interrupts off) it may
+    /// only see to what was sent; what it returns then does not matter. Otherwise runs in softirq.
     fn poll(&self, poll: &PollContext<'_>, state: &mut Self::State, budget: u32) -> Progress;
 
     /// Lets interrupts come again after a poll that was [`Progress::Done`]. True if something came
@@ -116,21 +120,20 @@ impl<T: Poll> Napi<T> {
         let context = PollContext {
             napi,
             page_pool: this.page_pool.load(Ordering::Relaxed),
-            // SAFETY: NAPI polls run with bottom halves disabled.
+            // SAFETY: NAPI polls run with bottom halves disabled, or interrupts (netpoll).
             section: unsafe { SoftIrq::assume() },
             _thread: NotThreadSafe,
         };
-        let Some(budget) = u32::try_from(budget).ok().filter(|budget| *budget > 0) else {
-            // Netpoll: nothing may be received.
-            return 0;
-        };
+        let budget = u32::try_from(budget).unwrap_or(0);
         let progress = {
-            // SAFETY: The core runs one poll of a NAPI at a time, up to `napi_complete_done`, and
-            // nothing else reaches `state`. The reference ends before that.
+            // SAFETY: The core runs one poll of a NAPI at a time, up to `napi_complete_done` (netpoll's by
+            // `poll_owner`), and nothing else reaches `state`. The reference ends before that.
             let state = unsafe { &mut *this.state.get() };
             this.data.poll(&context, state, budget)
         };
         match progress {
+            // Netpoll has not scheduled the poll, so there is nothing to complete.
+            _ if budget == 0 => 0,
             // At the budget, the core polls again.
             Progress::More => budget as c_int,
             Progress::Done(work) => this.finish(napi, work.min(budget.wrapping_sub(1))),
@@ -148,6 +151,33 @@ impl<T: Poll> Napi<T> {
         }
         work as c_int
     }
+}
+
+/// Makes a pool of pages for the poll of `napi`.
+///
+/// # Safety
+///
+/// Device and NAPI live until the pool was destroyed.
+unsafe fn create_pool(
+    dev: *mut bindings::net_device,
+    napi: *mut bindings::napi_struct,
+    queue: u16,
+) -> Result<*mut bindings::page_pool> {
+    let mut params = bindings::page_pool_params::default();
+    // SAFETY: Both members of each union have the same fields.
+    let (fast, slow) = unsafe {
+        (
+            &mut params.__bindgen_anon_1.fast,
+            &mut params.__bindgen_anon_2.slow,
+        )
+    };
+    fast.pool_size = POOL_PAGES;
+    fast.nid = bindings::NUMA_NO_NODE;
+    fast.napi = napi;
+    slow.netdev = dev;
+    slow.queue_idx = queue.into();
+    // SAFETY: The caller's promise; the parameters are copied.
+    from_err_ptr(unsafe { bindings::page_pool_create(&params) })
 }
 
 /// Runs inside a NAPI poll.
@@ -230,9 +260,7 @@ impl<T: Poll, D> NapiRegistration<T, D> {
             linked: AtomicBool::new(false),
         };
         // SAFETY: The device is alive, and the NAPI was just added; it is deleted after the pool has gone.
-        let pool = from_err_ptr(unsafe {
-            bindings::netvsc_page_pool_create(dev.as_raw(), this.napi.napi.get(), index.into())
-        })?;
+        let pool = unsafe { create_pool(dev.as_raw(), this.napi.napi.get(), index) }?;
         this.napi.page_pool.store(pool, Ordering::Relaxed);
         Ok(this)
     }
@@ -273,7 +301,10 @@ impl<T: Poll, D> NapiRegistration<T, D> {
 impl<T: Poll, D> Drop for NapiRegistration<T, D> {
     fn drop(&mut self) {
         self.disable();
-        let pool = self.napi.page_pool.swap(core::ptr::null_mut(), Ordering::Relaxed);
+        let pool = self
+            .napi
+            .page_pool
+            .swap(core::ptr::null_mut(), Ordering::Relaxed);
         // SAFETY: Made in `new`, if at all (null is none); no poll uses it any more. Pages that are still in
         // socket buffers come back to it later.
         unsafe { bindings::page_pool_destroy(pool) };

@@ -2,7 +2,9 @@
 
 //! What the core calls on a network device: the driver's trait and the C table that leads to it.
 
-use super::{ethtool, Config, Device, Rtnl, SkBuff, SoftIrq, TxQueueGuard};
+use super::{
+    ethtool, Config, Device, Rtnl, RxQueueStats, SkBuff, SoftIrq, TxQueueGuard, TxQueueStats,
+};
 use crate::bindings;
 use core::marker::PhantomData;
 use kernel::{
@@ -86,6 +88,15 @@ pub(crate) trait Operations: ethtool::Operations + Send + Sync + Sized + 'static
 
     /// Interface totals; must never go backwards.
     fn stats(dev: &Device<Self>, stats: &mut Stats64);
+
+    /// Receive counters of a queue, in use or not; must never go backwards.
+    fn rx_queue_stats(dev: &Device<Self>, queue: u16) -> RxQueueStats;
+
+    /// Transmit counters of a queue, in use or not; must never go backwards.
+    fn tx_queue_stats(dev: &Device<Self>, queue: u16) -> TxQueueStats;
+
+    /// Transmit queue `queue` has been stopped for so long that something must be wrong. In softirq.
+    fn tx_timeout(dev: &Device<Self>, queue: u16, section: SoftIrq<'_>);
 }
 
 /// The `net_device_ops` of a driver.
@@ -99,6 +110,8 @@ impl<T: Operations> Vtable<T> {
         ops.ndo_stop = Some(Self::stop);
         ops.ndo_uninit = Some(Self::uninit);
         ops.ndo_start_xmit = Some(Self::start_xmit);
+        ops.ndo_features_check = Some(bindings::netvsc_features_check);
+        ops.ndo_tx_timeout = Some(Self::tx_timeout);
         ops.ndo_select_queue = Some(Self::select_queue);
         ops.ndo_change_mtu = Some(Self::change_mtu);
         ops.ndo_validate_addr = Some(bindings::eth_validate_addr);
@@ -142,7 +155,7 @@ impl<T: Operations> Vtable<T> {
         // SAFETY: The core gives us the buffer, holds the lock of the queue that it names, and has
         // bottom halves disabled for the whole call.
         let (device, mut queue, section, owned) = unsafe {
-            let queue = bindings::netvsc_skb_queue(skb);
+            let queue = (*skb).queue_mapping;
             (
                 Device::<T>::from_raw(dev),
                 TxQueueGuard::assume_held(dev, queue),
@@ -258,6 +271,14 @@ impl<T: Operations> Vtable<T> {
         // SAFETY: As in `open`: the core runs the work under RTNL.
         let (dev, rtnl) = unsafe { (Device::<T>::from_raw(dev), Rtnl::assume_held()) };
         T::work(dev, &rtnl, events);
+    }
+
+    extern "C" fn tx_timeout(dev: *mut bindings::net_device, queue: u32) {
+        // SAFETY: The core passes our device, in a timer's softirq.
+        let (dev, section) = unsafe { (Device::<T>::from_raw(dev), SoftIrq::assume()) };
+        if let Ok(queue) = u16::try_from(queue) {
+            T::tx_timeout(dev, queue, section);
+        }
     }
 
     extern "C" fn get_stats64(

@@ -87,7 +87,7 @@ impl<T> Published<T> {
             return None;
         }
         // SAFETY: No argument; configuration may sleep.
-        unsafe { bindings::netvsc_synchronize_net() };
+        unsafe { bindings::synchronize_net() };
         // SAFETY: By the invariant it came from `into_raw` and was ours; readers that could have
         // seen it are gone, later ones see null, and nobody had borrowed it when it left the slot.
         Some(unsafe { KBox::from_raw(old.as_ptr()) })

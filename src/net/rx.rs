@@ -2,16 +2,22 @@
 
 //! Handing a received frame to the stack.
 
-use super::{PollContext, SharedMemory};
+use super::{Device, PollContext, SharedMemory};
 use crate::bindings;
-use crate::rndis::coalesce::Piece;
+use crate::rndis::{
+    coalesce::Piece,
+    tcp_headers::{self, Segments},
+};
 use core::mem::{align_of, offset_of, size_of};
 use kernel::prelude::*;
 
 /// A received frame that still lies in memory which someone else may write.
 pub(crate) struct RxFrame<'a> {
     raw: bindings::netvsc_rx_frame,
-    _data: core::marker::PhantomData<&'a ()>,
+    first_len: u32,
+    ip_checksum_missing: bool,
+    tcp_checksum_missing: bool,
+    _data: core::marker::PhantomData<&'a [Piece]>,
 }
 
 // The portable type is what C reads.
@@ -51,6 +57,9 @@ impl<'a> RxFrame<'a> {
                 queue,
                 flags: 0,
             },
+            first_len: pieces.first()?.len,
+            ip_checksum_missing: false,
+            tcp_checksum_missing: pieces.len() > 1,
             _data: core::marker::PhantomData,
         })
     }
@@ -66,12 +75,12 @@ impl<'a> RxFrame<'a> {
 
     /// The TCP checksum was found right, but its field is not filled in.
     pub(crate) fn tcp_checksum_missing(&mut self) {
-        self.set(bindings::NETVSC_RX_TCP_CSUM_MISSING);
+        self.tcp_checksum_missing = true;
     }
 
     /// The IPv4 header's checksum was found right, but its field is not filled in.
     pub(crate) fn ip_checksum_missing(&mut self) {
-        self.set(bindings::NETVSC_RX_IP_CSUM_MISSING);
+        self.ip_checksum_missing = true;
     }
 
     /// The receive hash; `l4` if it covers ports.
@@ -91,13 +100,69 @@ impl<'a> RxFrame<'a> {
 
     /// Copies the frame into a socket buffer and passes it to GRO; returns whether it was for a group of
     /// stations. `ENOMEM` if there is no buffer, `ENETDOWN` if the interface is down.
-    pub(crate) fn deliver(&self, poll: &PollContext<'_>) -> Result<bool> {
+    #[inline]
+    pub(crate) fn deliver<T>(&self, poll: &PollContext<'_>, dev: &Device<T>) -> Result<bool> {
+        if self.ip_checksum_missing || self.tcp_checksum_missing {
+            return self.deliver_unfilled(poll, dev);
+        }
         // SAFETY: `PollContext` is proof of running in the poll of this NAPI, whose device lives, and which the
         // pool belongs to. The pieces live for `'a`, are `len` bytes in all, and are each readable: `region`
         // promised that in `new`.
-        let result = unsafe {
-            bindings::netvsc_rx_deliver(poll.as_napi(), poll.page_pool(), &self.raw)
-        };
+        let result =
+            unsafe { bindings::netvsc_rx_receive(poll.as_napi(), poll.page_pool(), &self.raw) };
         kernel::error::to_result(result).map(|()| result > 0)
     }
+
+    /// The same for a frame whose checksum fields the sender has not filled in.
+    #[inline(never)]
+    fn deliver_unfilled<T>(&self, poll: &PollContext<'_>, dev: &Device<T>) -> Result<bool> {
+        if !dev.is_running() {
+            return Err(Error::from_errno(-(kernel::bindings::ENETDOWN as i32)));
+        }
+        // SAFETY: As in `deliver`.
+        let skb = unsafe { bindings::netvsc_rx_build(poll.as_napi(), poll.page_pool(), &self.raw) };
+        if skb.is_null() {
+            return Err(ENOMEM);
+        }
+        // SAFETY: The buffer is ours alone; `len - data_len` bytes from `data` are its linear part.
+        let (headers, packet_len) = unsafe {
+            let linear = (*skb).len.saturating_sub((*skb).data_len);
+            let headers = core::slice::from_raw_parts_mut((*skb).data, linear as usize);
+            (headers, (*skb).len)
+        };
+        if self.ip_checksum_missing {
+            tcp_headers::fill_ipv4_checksum(headers);
+        }
+        let verified = u32::from(self.raw.flags) & bindings::NETVSC_RX_CSUM_OK != 0;
+        let segments = if verified && self.tcp_checksum_missing {
+            let first = self.first_len.saturating_sub(bindings::ETH_HLEN);
+            tcp_headers::prepare(headers, packet_len, first, dev.mtu())
+        } else {
+            None
+        };
+        let (tcp_offset, size, count) = segments.map_or((0, 0, 0), |segments| {
+            (segments.tcp_offset, segments.size, segments.count)
+        });
+        let kind = segments.map_or(0, |segments| gso_type(&segments));
+        // SAFETY: As in `deliver`; the buffer is given away here. What is said of segments was checked against
+        // the headers.
+        Ok(unsafe {
+            let napi = poll.as_napi();
+            bindings::netvsc_rx_finish(napi, skb, &self.raw, tcp_offset, size, count, kind)
+        })
+    }
+}
+
+fn gso_type(segments: &Segments) -> u32 {
+    let version = if segments.ipv6 {
+        bindings::SKB_GSO_TCPV6
+    } else {
+        bindings::SKB_GSO_TCPV4
+    };
+    let cwr = if segments.cwr {
+        bindings::SKB_GSO_TCP_ACCECN
+    } else {
+        0
+    };
+    (version | cwr) as u32
 }

@@ -64,6 +64,30 @@ impl Drop for TxQueueGuard<'_> {
     }
 }
 
+/// Says that a transmit queue's lock is held, beside the state that the lock protects.
+#[derive(Clone, Copy)]
+pub(crate) struct TxLocked<'a> {
+    dev: *mut bindings::net_device,
+    queue: u16,
+    _guard: PhantomData<&'a TxQueueGuard<'a>>,
+}
+
+impl TxLocked<'_> {
+    /// Byte queue limits: `bytes` are about to go out. They must come back by [`Device::tx_completed`] or be
+    /// forgotten by [`TxLocked::reset_limits`].
+    #[inline]
+    pub(crate) fn sent(self, bytes: u32) {
+        // SAFETY: The device and its queue live as long as the guard, which holds the queue's lock.
+        unsafe { bindings::netvsc_txq_sent(self.dev, self.queue.into(), bytes) };
+    }
+
+    /// Byte queue limits: nothing is on its way any more, and no poll runs.
+    pub(crate) fn reset_limits(self) {
+        // SAFETY: As in `sent`.
+        unsafe { bindings::netvsc_txq_reset(self.dev, self.queue.into()) };
+    }
+}
+
 /// A value that only the holder of a certain transmit queue's lock can reach.
 pub(crate) struct TxCell<S> {
     dev: *const bindings::net_device,
@@ -86,15 +110,25 @@ impl<S> TxCell<S> {
         }
     }
 
-    /// The value, for as long as the lock is held; `None` if the lock is another queue's.
+    /// The value, for as long as the lock is held, and the proof that it is; `None` if the lock is another
+    /// queue's.
     #[inline]
-    pub(crate) fn get<'a>(&'a self, guard: &'a mut TxQueueGuard<'_>) -> Option<&'a mut S> {
+    pub(crate) fn get<'a>(
+        &'a self,
+        guard: &'a mut TxQueueGuard<'_>,
+    ) -> Option<(&'a mut S, TxLocked<'a>)> {
         if !core::ptr::eq(self.dev, guard.dev) || self.queue != guard.queue {
             return None;
         }
+        let locked = TxLocked {
+            dev: guard.dev,
+            queue: guard.queue,
+            _guard: PhantomData,
+        };
         // SAFETY: `guard` proves that this CPU holds the lock that this cell was made for, and is
         // borrowed mutably for as long as the result: nobody else has a reference to the value, and
         // a guard for the same lock cannot exist twice, since the lock excludes it.
-        Some(unsafe { &mut *self.value.get() })
+        let value = unsafe { &mut *self.value.get() };
+        Some((value, locked))
     }
 }
