@@ -426,7 +426,10 @@ impl Rx<'_> {
     /// `Tx::stop` for the other half: a stopped queue has packets on its way, and it is their completion
     /// that makes room, so a poll without any need not look.
     fn wake(&self, sent: Completed) {
-        let unsent = self.queue.unsent_bytes.swap(0, Ordering::Relaxed);
+        let unsent = match self.queue.unsent_bytes.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.queue.unsent_bytes.swap(0, Ordering::Relaxed),
+        };
         let sent = Completed {
             packets: sent.packets,
             bytes: sent.bytes.wrapping_add(unsent),

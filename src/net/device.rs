@@ -7,12 +7,19 @@
 use super::{ethtool, ops::Vtable, queue_stats, Config, Operations, PollContext, Rtnl};
 use crate::bindings;
 use core::{marker::PhantomData, mem, ops::Deref, ptr::NonNull};
-use kernel::{device, ffi::c_uint, prelude::*, types::Opaque};
+use kernel::{
+    device,
+    ffi::c_uint,
+    prelude::*,
+    time::{msecs_to_jiffies, Msecs},
+    types::Opaque,
+};
 
 /// What `netif_tx_stop_queue` sets.
 const DRIVER_STOPPED: usize = 1 << bindings::netdev_queue_state_t___QUEUE_STATE_DRV_XOFF;
-/// Seconds that a transmit queue may be stopped before [`Operations::tx_timeout`] is called.
-const WATCHDOG_SECONDS: u32 = 10;
+/// Time that a transmit queue may be stopped before [`Operations::tx_timeout`] is called: longer than any
+/// rebuild takes, during which all are.
+const WATCHDOG: Msecs = 45_000;
 
 /// A `struct net_device` whose private area holds a `T`. Dereferences to `T`.
 ///
@@ -323,7 +330,7 @@ impl<T: Operations> UniqueDevice<T> {
             (*raw.as_ptr()).netdev_ops = Vtable::<T>::ops();
             (*raw.as_ptr()).ethtool_ops = ethtool::vtable::<T>();
             (*raw.as_ptr()).stat_ops = queue_stats::vtable::<T>();
-            (*raw.as_ptr()).watchdog_timeo = (WATCHDOG_SECONDS * bindings::HZ) as i32;
+            (*raw.as_ptr()).watchdog_timeo = msecs_to_jiffies(WATCHDOG) as i32;
             (*raw.as_ptr()).dev.parent = core::ptr::from_ref(parent).cast_mut().cast();
         }
         Ok(Self(raw, PhantomData))

@@ -48,7 +48,7 @@ impl End {
     }
 
     /// IPv4 address after [`Guest::configure`].
-    pub fn v4(self) -> &'static str {
+    pub const fn v4(self) -> &'static str {
         match self {
             End::Near => "10.0.0.1",
             End::Peer => "10.0.0.2",
@@ -56,7 +56,7 @@ impl End {
     }
 
     /// IPv6 address after [`Guest::configure`].
-    pub fn v6(self) -> &'static str {
+    pub const fn v6(self) -> &'static str {
         match self {
             End::Near => "fd00::1",
             End::Peer => "fd00::2",

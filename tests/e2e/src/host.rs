@@ -252,6 +252,13 @@ impl Counters {
             .with_context(|| format!("the host counts no {name}"))
     }
 
+    /// Frames of the NIC at one end that were lost, for any reason: `tx_dropped` or `rx_dropped`.
+    pub fn losses(&self, end: End, name: &str) -> Result<u64> {
+        let reasons = self.nic(end)?["counters"]["counters"][name].as_object();
+        let reasons = reasons.with_context(|| format!("the host has no {name}"))?;
+        Ok(reasons.values().filter_map(Value::as_u64).sum())
+    }
+
     /// Ring packets to one end that its driver has completed with a failure status.
     pub fn rx_completions_failed(&self, end: End) -> Result<u64> {
         let channels = self.nic(end)?["counters"]["channels"].as_object();

@@ -15,7 +15,9 @@ mod hotplug;
 mod identity;
 mod life;
 mod lifecycle;
+mod offload_matrix;
 mod offload_rsc;
+mod overload;
 mod reload;
 mod versions;
 mod vmbus_silence;
@@ -33,7 +35,9 @@ pub fn all() -> Vec<Scenario> {
         ethtool_flow_hash::SCENARIOS,
         ethtool_rings::SCENARIOS,
         ethtool_link::SCENARIOS,
+        offload_matrix::SCENARIOS,
         offload_rsc::SCENARIOS,
+        overload::SCENARIOS,
         lifecycle::SCENARIOS,
         hotplug::SCENARIOS,
         attach_faults::SCENARIOS,

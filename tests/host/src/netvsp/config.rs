@@ -33,8 +33,10 @@ pub struct OffloadSupport {
     pub rsc: bool,
 }
 
+type Field = fn(&mut OffloadSupport) -> &mut bool;
+
 /// Names of the offloads, and the fields that they stand for.
-const OFFLOADS: [(&str, fn(&mut OffloadSupport) -> &mut bool); 6] = [
+const OFFLOADS: [(&str, Field); 6] = [
     ("csum4", |s| &mut s.checksum_v4),
     ("csum6", |s| &mut s.checksum_v6),
     ("udp", |s| &mut s.checksum_udp),
