@@ -19,7 +19,7 @@ use kernel::{
 const DRIVER_STOPPED: usize = 1 << bindings::netdev_queue_state_t___QUEUE_STATE_DRV_XOFF;
 /// Time that a transmit queue may be stopped before [`Operations::tx_timeout`] is called: longer than any
 /// rebuild takes, during which all are.
-const WATCHDOG: Msecs = 45_000;
+const WATCHDOG: Msecs = 75_000;
 
 /// A `struct net_device` whose private area holds a `T`. Dereferences to `T`.
 ///

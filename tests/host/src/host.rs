@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{json, Map, Value};
 
-use crate::backend::generator::{Generator, GeneratorHandle, Load};
 use crate::backend::frame::Frame;
+use crate::backend::generator::{Generator, GeneratorHandle, Load};
 use crate::backend::null::Null;
 use crate::backend::sink::{Sink, SinkHandle};
 use crate::backend::switch::{Forwarding, Switch, DEFAULT_QUEUE};
