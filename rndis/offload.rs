@@ -39,6 +39,7 @@ mod checksum {
 /// Values of the fields of [`ParametersBody`].
 mod setting {
     pub(super) const OFF: u8 = 1;
+    pub(super) const CHECKSUM_TRANSMIT: u8 = 2;
     pub(super) const CHECKSUM_BOTH_WAYS: u8 = 4;
     pub(super) const LSO_ON: u8 = 2;
     pub(super) const RSC_ON: u8 = 2;
@@ -221,6 +222,8 @@ pub struct Offloads {
     pub tso6: bool,
     /// Largest frame to hand to segmentation; 65536 if the host sets no limit.
     pub gso_max: u32,
+    /// The host verifies checksums of received frames, of the protocols whose checksums it completes.
+    pub rx_checksum: bool,
     /// The host can coalesce received segments.
     pub rsc_offered: bool,
     /// The host is told to do so, where it can.
@@ -244,6 +247,7 @@ impl Offloads {
         }
         let mut this = Self {
             gso_max: GSO_MAX,
+            rx_checksum: true,
             ..Self::default()
         };
         this.take_ipv4(caps);
@@ -296,6 +300,7 @@ impl Offloads {
             (true, false) => setting::OFF,
             (true, true) => setting::RSC_ON,
         };
+        let sums = |on| checksum_setting(on, self.rx_checksum);
         let body = ParametersBody {
             header: ObjectHeader {
                 object_type: TYPE_DEFAULT,
@@ -303,10 +308,10 @@ impl Offloads {
                 size: size.into(),
             },
             ip4_checksum: setting::OFF,
-            tcp4_checksum: checksum_setting(self.tcp4_checksum),
-            udp4_checksum: checksum_setting(self.udp4_checksum && !old),
-            tcp6_checksum: checksum_setting(self.tcp6_checksum),
-            udp6_checksum: checksum_setting(self.udp6_checksum && !old),
+            tcp4_checksum: sums(self.tcp4_checksum),
+            udp4_checksum: sums(self.udp4_checksum && !old),
+            tcp6_checksum: sums(self.tcp6_checksum),
+            udp6_checksum: sums(self.udp6_checksum && !old),
             lso_v1: 0,
             ipsec_v1: 0,
             lso4: lso_setting(self.tso4),
@@ -331,11 +336,11 @@ fn offers_rsc(info: &[u8], size: u16) -> bool {
     matches!(object.get(RSC_OFFSET..), Some([ip4, ip6, ..]) if *ip4 != 0 && *ip6 != 0)
 }
 
-const fn checksum_setting(on: bool) -> u8 {
-    if on {
-        setting::CHECKSUM_BOTH_WAYS
-    } else {
-        0
+const fn checksum_setting(on: bool, receive: bool) -> u8 {
+    match (on, receive) {
+        (false, _) => 0,
+        (true, false) => setting::CHECKSUM_TRANSMIT,
+        (true, true) => setting::CHECKSUM_BOTH_WAYS,
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::attach::Attachment;
 use crate::link::LinkState;
 use crate::net::{
-    cpu, Config, Device, Granted, Napi, Operations, Published, Registration, Rtnl, RxQueueStats,
+    cpu, Config, Device, Granted, Napi, Operations, Published, ReceiveOffloads, Registration, Rtnl, RxQueueStats,
     SkBuff, SoftIrq, Stats64, TxQueueGuard, TxQueueStats, TxVerdict, UniqueDevice,
 };
 use crate::params;
@@ -303,9 +303,10 @@ impl Operations for Adapter {
             .set_address(dev, &Config::from(rtnl), address)
     }
 
-    fn set_lro(dev: &Device<Self>, rtnl: &Rtnl, on: bool) -> Result {
-        let config = Config::from(rtnl);
-        dev.control.lock().set_coalescing(dev, &config, on)
+    fn set_receive_offloads(dev: &Device<Self>, rtnl: &Rtnl, wanted: ReceiveOffloads) -> Result {
+        dev.control
+            .lock()
+            .set_receive_offloads(dev, &Config::from(rtnl), wanted)
     }
 
     fn set_rx_mode(dev: &Device<Self>, rtnl: &Rtnl) -> Result {

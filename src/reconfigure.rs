@@ -8,6 +8,7 @@
 //! the locks for 106 seconds at most; a host that answers everything but one message costs 30 or 15. A
 //! request has [`EXCHANGE_MS`].
 
+mod offload;
 mod rss;
 
 use crate::attach::Attachment;
@@ -317,26 +318,6 @@ impl Control {
             // Without memory there is no alias.
             let _ = dev.set_alias(config, alias);
         }
-    }
-
-    /// Has the host coalesce received segments, or not. Nothing to tell a host that cannot.
-    pub(crate) fn set_coalescing(
-        &mut self,
-        dev: &Device<Adapter>,
-        config: &Config<'_>,
-        on: bool,
-    ) -> Result {
-        if let Ok(attachment) = self.attached() {
-            let version = attachment.negotiated.version;
-            let mut offloads = attachment.negotiated.offloads;
-            offloads.rsc = on;
-            if offloads.rsc_offered {
-                self.request(dev, config, &Request::SetOffloads { offloads, version })?;
-                self.attached()?.negotiated.offloads = offloads;
-            }
-        }
-        self.settings.coalesce = on;
-        Ok(())
     }
 
     /// Has the host deliver what the interface's flags ask for, or nothing if it is not `open`.

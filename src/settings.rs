@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) channels: u16,
     /// Address that the user set, if it is not the host's.
     pub(crate) address: Option<MacAddress>,
+    /// The host shall verify checksums of received frames.
+    pub(crate) rx_checksum: bool,
     /// Have the host coalesce received segments.
     pub(crate) coalesce: bool,
     /// Hash key.
@@ -55,6 +57,7 @@ impl Settings {
             // At most 64.
             channels: channels as u16,
             address: None,
+            rx_checksum: true,
             coalesce: true,
             rss_key: rss::DEFAULT_KEY,
             rss_table: None,
@@ -74,6 +77,7 @@ impl Settings {
             channels: self.channels,
             online_cpus: u16::try_from(cpu::online()).unwrap_or(u16::MAX),
             on_refusal,
+            rx_checksum: self.rx_checksum,
             coalesce: self.coalesce,
             rss_key: self.rss_key,
             rss_table: self.rss_table,

@@ -169,6 +169,7 @@ impl Bringup {
                 let mut offloads = Offloads::negotiate(info).map_err(BringupError::Offload)?;
                 // Only a host that has the promise may be told to.
                 offloads.rsc_offered &= self.negotiated.version >= NvspVersion::V61;
+                offloads.rx_checksum = self.config.rx_checksum;
                 offloads.rsc = offloads.rsc_offered && self.config.coalesce;
                 self.negotiated.offloads = offloads;
                 Some(())

@@ -35,6 +35,8 @@ pub struct Config {
     pub online_cpus: u16,
     /// What to do when sub-channels or RSS are refused.
     pub on_refusal: OnRefusal,
+    /// Have the host verify checksums of received frames.
+    pub rx_checksum: bool,
     /// Have the host coalesce received segments, if it can.
     pub coalesce: bool,
     /// Hash key for RSS.

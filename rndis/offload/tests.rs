@@ -65,6 +65,7 @@ fn query_and_parameters_are_those_of_the_c_driver() {
             tso4: true,
             tso6: true,
             gso_max: 0xf53c,
+            rx_checksum: true,
             rsc_offered: false,
             rsc: false,
         }
@@ -127,6 +128,26 @@ fn coalescing_is_switched_on_or_off_where_it_is_offered() {
             .unwrap();
         assert_eq!(&out[22..24], &[value, value]);
     }
+}
+
+#[test]
+fn receive_checksums_can_be_left_out() {
+    let all = Offloads::negotiate(&recorded_capabilities()).unwrap();
+    for (rx_checksum, value) in [(true, 4), (false, 2)] {
+        let mut out = [0; MAX_PARAMETERS_LEN];
+        let offloads = Offloads { rx_checksum, ..all };
+        offloads
+            .encode_parameters(NvspVersion::V61, &mut out)
+            .unwrap();
+        assert_eq!(&out[4..9], &[1, value, value, value, value]);
+    }
+    let mut out = [0; MAX_PARAMETERS_LEN];
+    let none = Offloads {
+        rx_checksum: true,
+        ..Offloads::default()
+    };
+    none.encode_parameters(NvspVersion::V61, &mut out).unwrap();
+    assert_eq!(&out[4..9], &[1, 0, 0, 0, 0]);
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub(crate) use device::{Completed, Device, DeviceRef, Granted, Registration, Uni
 pub(crate) use host_pages::{HostPages, PAGE_SIZE};
 pub(crate) use in_flight::{InFlight, Sent};
 pub(crate) use napi::{Napi, NapiRegistration, Poll, PollContext, Progress};
-pub(crate) use ops::{Operations, Stats64, TxVerdict};
+pub(crate) use ops::{Operations, ReceiveOffloads, Stats64, TxVerdict};
 pub(crate) use published::Published;
 pub(crate) use queue_stats::{RxQueueStats, TxQueueStats};
 pub(crate) use rx::RxFrame;

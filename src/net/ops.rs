@@ -45,6 +45,15 @@ pub(crate) struct Stats64 {
     pub(crate) tx_errors: u64,
 }
 
+/// Features that decide what is done for received frames before the stack sees them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReceiveOffloads {
+    /// Their checksums are verified.
+    pub(crate) checksum: bool,
+    /// Their segments are coalesced.
+    pub(crate) lro: bool,
+}
+
 /// A network driver. `Self` lives in the device's private area.
 pub(crate) trait Operations: ethtool::Operations + Send + Sync + Sized + 'static {
     /// The interface goes up.
@@ -77,8 +86,8 @@ pub(crate) trait Operations: ethtool::Operations + Send + Sync + Sized + 'static
     /// A new, valid hardware address. On error nothing has changed.
     fn set_address(dev: &Device<Self>, rtnl: &Rtnl, address: &[u8; 6]) -> Result;
 
-    /// Switches large receive offload. On error nothing has changed.
-    fn set_lro(dev: &Device<Self>, rtnl: &Rtnl, on: bool) -> Result;
+    /// Switches what is done for received frames. On error nothing has changed.
+    fn set_receive_offloads(dev: &Device<Self>, rtnl: &Rtnl, wanted: ReceiveOffloads) -> Result;
 
     /// Flags or address lists changed: program the receive filter.
     fn set_rx_mode(dev: &Device<Self>, rtnl: &Rtnl) -> Result;
@@ -250,8 +259,12 @@ impl<T: Operations> Vtable<T> {
         // SAFETY: The device is alive; its features change under RTNL.
         let changed = features ^ unsafe { (*dev).features };
         from_result(|| {
-            if changed & bindings::NETIF_F_LRO != 0 {
-                T::set_lro(device, &rtnl, features & bindings::NETIF_F_LRO != 0)?;
+            if changed & (bindings::NETIF_F_LRO | bindings::NETIF_F_RXCSUM) != 0 {
+                let wanted = ReceiveOffloads {
+                    checksum: features & bindings::NETIF_F_RXCSUM != 0,
+                    lro: features & bindings::NETIF_F_LRO != 0,
+                };
+                T::set_receive_offloads(device, &rtnl, wanted)?;
             }
             Ok(0)
         })

@@ -16,6 +16,7 @@ pub(super) fn config() -> Config {
         channels: 4,
         online_cpus: 4,
         on_refusal: OnRefusal::Continue,
+        rx_checksum: true,
         coalesce: true,
         rss_key: DEFAULT_KEY,
         rss_table: None,

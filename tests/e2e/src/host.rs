@@ -324,6 +324,19 @@ impl Counters {
         })
     }
 
+    /// A counter of the NIC at one end.
+    pub fn number(&self, end: End, name: &str) -> Result<u64> {
+        self.nic(end)?["counters"]["counters"][name]
+            .as_u64()
+            .with_context(|| format!("the host counts no {name}"))
+    }
+
+    /// Offloads in force for the NIC at one end, such as `rx-tcp4`.
+    pub fn offloads(&self, end: End) -> Result<Vec<String>> {
+        let names = self.nic(end)?["counters"]["offloads"].clone();
+        serde_json::from_value(names).context("the host's offloads")
+    }
+
     /// Table and key by which the host spreads frames for the NIC at one end; `None` if it does not.
     pub fn rss(&self, end: End) -> Result<Option<HostRss>> {
         let rss = self.nic(end)?["counters"]["rss"].clone();

@@ -7,6 +7,7 @@ mod bulk;
 pub use bulk::iperf3_mbit;
 mod channels;
 mod echo;
+mod ethtool_features;
 mod ethtool_flow_hash;
 mod ethtool_link;
 mod ethtool_rings;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Scenario> {
         bulk::SCENARIOS,
         channels::SCENARIOS,
         ethtool_rss::SCENARIOS,
+        ethtool_features::SCENARIOS,
         ethtool_flow_hash::SCENARIOS,
         ethtool_rings::SCENARIOS,
         ethtool_link::SCENARIOS,
