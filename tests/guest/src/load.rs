@@ -4,11 +4,12 @@
 //! network costs. Checked transfers are in [`tcp`](crate::tcp).
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
 
 const CHUNK: usize = 128 << 10;
 /// Bytes of a request and of its answer.
@@ -57,10 +58,26 @@ fn serve(address: SocketAddr, each: fn(TcpStream) -> io::Result<()>) -> io::Resu
     }
 }
 
-/// Sends zeroes over `connections` to `to` for `time`; how many bytes the kernel took.
-pub fn flood(to: SocketAddr, connections: u32, time: Duration) -> io::Result<u64> {
+/// Connects from a local port (any if it is 0), which may have been used just before. Closing the connection
+/// resets it, so that the port can be used again.
+fn connect(to: SocketAddr, port: u16) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    socket.bind(&SocketAddr::new(any, port).into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
+}
+
+/// Sends zeroes over `connections` to `to` for `time`, from the local ports `port` and following, or from any if
+/// that is 0; how many bytes the kernel took.
+pub fn flood(to: SocketAddr, connections: u16, port: u16, time: Duration) -> io::Result<u64> {
     let streams: Vec<TcpStream> = (0..connections)
-        .map(|_| TcpStream::connect(to))
+        .map(|i| connect(to, if port == 0 { 0 } else { port.wrapping_add(i) }))
         .collect::<io::Result<_>>()?;
     let end = Instant::now() + time;
     let threads: Vec<_> = streams
@@ -95,9 +112,10 @@ fn flood_one(mut stream: TcpStream, end: Instant) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Exchanges one byte against one with [`answer`] at `to`, over and over for `time`.
-pub fn round_trips(to: SocketAddr, time: Duration) -> io::Result<RoundTrips> {
-    let mut stream = TcpStream::connect(to)?;
+/// Exchanges one byte against one with [`answer`] at `to`, over and over for `time`, from a local port (any if it
+/// is 0).
+pub fn round_trips(to: SocketAddr, port: u16, time: Duration) -> io::Result<RoundTrips> {
+    let mut stream = connect(to, port)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(ANSWER))?;
     let mut message = [0; MESSAGE];
@@ -154,7 +172,7 @@ mod tests {
         let to = served(drain);
         let began = Instant::now();
         let time = Duration::from_millis(150);
-        let bytes = flood(to, 3, time).expect("floods");
+        let bytes = flood(to, 3, 0, time).expect("floods");
         assert!(began.elapsed() >= time);
         assert!(bytes >= 3 * CHUNK as u64, "{bytes}");
     }
@@ -162,12 +180,24 @@ mod tests {
     #[test]
     fn round_trips_are_counted_and_timed() {
         let to = served(answer);
-        let trips = round_trips(to, Duration::from_millis(100)).expect("exchanges");
+        let trips = round_trips(to, 0, Duration::from_millis(100)).expect("exchanges");
         assert!(trips.count > 10, "{trips:?}");
         assert!(
             0 < trips.p99_us && trips.p50_us <= trips.p99_us,
             "{trips:?}"
         );
+    }
+
+    #[test]
+    fn a_local_port_can_be_used_again_at_once() {
+        let to = served(answer);
+        let free = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let port = free.local_addr().expect("address").port();
+        drop(free);
+        for _ in 0..3 {
+            let trips = round_trips(to, port, Duration::from_millis(5)).expect("exchanges");
+            assert!(trips.count > 0);
+        }
     }
 
     #[test]

@@ -119,7 +119,10 @@ enum Measure {
         to: SocketAddr,
         /// Connections, in parallel.
         #[arg(long, default_value_t = 1)]
-        connections: u32,
+        connections: u16,
+        /// Local port of the first; the others count up. Any if 0.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
         #[command(flatten)]
         time: Time,
     },
@@ -128,6 +131,9 @@ enum Measure {
         /// Address and port of the tcp-answer.
         #[arg(long)]
         to: SocketAddr,
+        /// Local port; any if 0.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
         #[command(flatten)]
         time: Time,
     },
@@ -322,13 +328,14 @@ fn measure(what: Measure) -> Result<ExitCode> {
         Measure::TcpFlood {
             to,
             connections,
+            port,
             time,
         } => {
-            let bytes = load::flood(to, connections, time.duration());
+            let bytes = load::flood(to, connections, port, time.duration());
             serde_json::to_string(&bytes.with_context(|| format!("sending to {to}"))?)?
         }
-        Measure::TcpRoundTrips { to, time } => {
-            let trips = load::round_trips(to, time.duration());
+        Measure::TcpRoundTrips { to, port, time } => {
+            let trips = load::round_trips(to, port, time.duration());
             serde_json::to_string(&trips.with_context(|| format!("round trips to {to}"))?)?
         }
         Measure::Symbols { samples, most } => {

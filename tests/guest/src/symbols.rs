@@ -5,6 +5,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 
+/// No function is longer, in bytes.
+const LONGEST_FUNCTION: u64 = 1 << 20;
+
 /// Start addresses of the kernel's functions, with their names.
 pub struct Symbols(Vec<(u64, String)>);
 
@@ -31,11 +34,16 @@ impl Symbols {
         Ok(Symbols(symbols))
     }
 
-    /// The function that an address lies in, as far as the table tells.
+    /// The function that an address lies in, as far as the table tells. What lies far behind the function
+    /// before it is code without a name: the hypercall page, or code that the kernel generates.
     pub fn name(&self, address: u64) -> &str {
-        match self.0.partition_point(|(start, _)| *start <= address) {
-            0 => "(not in the kernel)",
-            after => &self.0[after - 1].1,
+        let after = self.0.partition_point(|(start, _)| *start <= address);
+        match after.checked_sub(1).and_then(|at| self.0.get(at)) {
+            None => "(not in the kernel)",
+            Some((start, _)) if address - start > LONGEST_FUNCTION => {
+                "(hypercall page or generated)"
+            }
+            Some((_, name)) => name,
         }
     }
 
@@ -78,13 +86,16 @@ mod tests {
     #[test]
     fn samples_are_added_up_by_function_most_first() {
         let symbols = Symbols::read(TABLE.as_bytes()).expect("reads");
-        let samples =
-            parse_samples("10 1\nffff0000 2\nffff0190 3\nffff01ff 4\nffff0fff 5").expect("parses");
+        let samples = parse_samples(
+            "10 1\nffff0000 2\nffff0190 3\nffff01ff 4\nffff0fff 5\nffff000000000000 1",
+        )
+        .expect("parses");
         let profile = symbols.profile(&samples);
         let expected = [
             ("second", 7),
             ("third [module]", 5),
             ("first", 2),
+            ("(hypercall page or generated)", 1),
             ("(not in the kernel)", 1),
         ];
         let expected: Vec<(String, u64)> = expected

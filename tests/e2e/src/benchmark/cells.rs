@@ -2,6 +2,7 @@
 
 //! The cells of the table: what each makes the guest do, and what is counted as a unit of work.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
@@ -33,6 +34,9 @@ const fn cell(name: &'static str, measure: Measure) -> Cell {
 
 /// The cell that is measured at loading.
 pub const MEMORY: &str = "memory-per-nic";
+const CHANNEL_RECEIVING: &str = "channel-change-receive";
+const CHANNEL_SENDING: &str = "channel-change-send";
+const CHANNEL_COMMAND: &str = "channel-change-command";
 const ROUND_TRIP_P50: &str = "tcp-round-trip-p50";
 const ROUND_TRIP_P99: &str = "tcp-round-trip-p99";
 
@@ -118,28 +122,28 @@ fn load_limit(window: Duration) -> String {
         .to_string()
 }
 
-fn flood<'a>(to: &'a str, connections: &'a str, limit: &'a str) -> [&'a str; 7] {
-    [
-        "tcp-flood",
-        "--to",
-        to,
-        "--connections",
-        connections,
-        "--ms",
-        limit,
-    ]
+/// The agent's arguments for a flood. Both drivers of a round get the same ports, and so the same channels.
+fn flood(network: &Network<'_>, to: &str, connections: u16, window: Duration) -> Vec<String> {
+    let port = network.ports(connections);
+    format!(
+        "tcp-flood --to {to}:{DRAIN_PORT} --connections {connections} --port {port} --ms {}",
+        load_limit(window)
+    )
+    .split(' ')
+    .map(str::to_owned)
+    .collect()
 }
 
 fn tcp_from_guest(
     network: &Network<'_>,
     cell: &'static str,
     window: Duration,
-    connections: u32,
+    connections: u16,
 ) -> Result<Vec<Measured>> {
-    let to = format!("{BELOW}:{DRAIN_PORT}");
-    let (connections, limit) = (connections.to_string(), load_limit(window));
-    let mut argv = vec![PROGRAM];
-    argv.extend(flood(&to, &connections, &limit));
+    let arguments = flood(network, BELOW, connections, window);
+    let argv: Vec<&str> = std::iter::once(PROGRAM)
+        .chain(arguments.iter().map(String::as_str))
+        .collect();
     let job = network.guest.spawn_at(End::Near, &argv)?;
     settle(network, Port::Tcp, |nic| nic.from_guest_packets)?;
     let span = sample(network, window)?;
@@ -152,13 +156,11 @@ fn tcp_to_guest(
     network: &Network<'_>,
     cell: &'static str,
     window: Duration,
-    connections: u32,
+    connections: u16,
 ) -> Result<Vec<Measured>> {
-    let to = format!("{GUEST}:{DRAIN_PORT}");
-    let (connections, limit) = (connections.to_string(), load_limit(window));
-    let below = network
-        .bench
-        .start_below(&flood(&to, &connections, &limit))?;
+    let arguments = flood(network, GUEST, connections, window);
+    let argv: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let below = network.bench.start_below(&argv)?;
     settle(network, Port::Tcp, |nic| nic.to_guest_packets)?;
     let span = sample(network, window)?;
     network.bench.end_below(&below)?;
@@ -233,7 +235,8 @@ fn generated(
     Ok(span)
 }
 
-/// One connection, one byte each way at a time.
+/// One connection, one byte each way at a time: the work of a round trip, and how long it takes. The start of
+/// the program is in the work, alike for both drivers.
 fn round_trips(
     network: &Network<'_>,
     cell: &'static str,
@@ -241,25 +244,41 @@ fn round_trips(
 ) -> Result<Vec<Measured>> {
     let to = format!("{BELOW}:{ANSWER_PORT}");
     let time = (window + SETTLE).as_millis().to_string();
-    let argv = [PROGRAM, "tcp-round-trips", "--to", &to, "--ms", &time];
+    let port = network.ports(1).to_string();
+    let argv = [
+        PROGRAM,
+        "tcp-round-trips",
+        "--to",
+        &to,
+        "--port",
+        &port,
+        "--ms",
+        &time,
+    ];
+    let host = &network.guest.host;
     let watch = StealWatch::start(network.bench)?;
+    let before = Moment::read(&host.counters()?)?;
     let text = network.run(&argv)?;
+    let after = Moment::read(&host.counters()?)?;
     let steal = watch.steal()?;
     let trips: RoundTrips =
         serde_json::from_str(&text).with_context(|| format!("{cell} printed '{text}'"))?;
+    let span = after.since(&before)?.without(steal);
     let time =
         |name, us: u64| Measured::cost(name, Quantity::Microseconds, us as f64 * steal.clock);
     Ok(vec![
+        Measured::work(cell, trips.count as f64, &span)?,
         time(ROUND_TRIP_P50, trips.p50_us),
         time(ROUND_TRIP_P99, trips.p99_us),
     ])
 }
 
 /// The longest time without a frame from the guest around `ethtool --set-channels`, on the NIC that receives
-/// and on the one that transmits, to fewer channels and back: the median of the four.
+/// and on the one that transmits, to fewer channels and back (the longer of the two), and how long the
+/// command takes (the median of all).
 fn channel_change(
     network: &Network<'_>,
-    cell: &'static str,
+    _cell: &'static str,
     _window: Duration,
 ) -> Result<Vec<Measured>> {
     let most = network.guest.machine.most_channels();
@@ -267,32 +286,75 @@ fn channel_change(
     network.forward(true)?;
     host.generate(Port::Generator.name(), FRAME_64, FLOWS, TRICKLE)?;
     settle(network, Port::Sink, |nic| nic.from_guest_packets)?;
-    let mut gaps = Vec::new();
-    for port in [Port::Generator, Port::Sink] {
+    if network.profile.get() {
+        host.start_profile(PROFILE_PERIOD_US)?;
+    }
+    let mut measured = Vec::new();
+    let mut commands = Vec::new();
+    for (name, port) in [
+        (CHANNEL_RECEIVING, Port::Generator),
+        (CHANNEL_SENDING, Port::Sink),
+    ] {
+        let mut longest = 0.0_f64;
         for count in [most / 2, most] {
-            gaps.push(gap_of_change(network, port, count)?);
+            let change = change_channels(network, port, count)?;
+            if network.profile.get() {
+                println!("{} to {count}: {change}", port.name());
+            }
+            longest = longest.max(change.gap_us);
+            commands.push(change.command_us);
         }
+        measured.push(Measured::cost(name, Quantity::Microseconds, longest));
     }
     host.stop_generating(Port::Generator.name())?;
     network.forward(false)?;
-    let gap = median(&gaps).context("no channel was changed")?;
-    Ok(vec![Measured::cost(cell, Quantity::Microseconds, gap)])
+    let command = median(&commands).context("no channel was changed")?;
+    measured.push(Measured::cost(
+        CHANNEL_COMMAND,
+        Quantity::Microseconds,
+        command,
+    ));
+    Ok(measured)
 }
 
-fn gap_of_change(network: &Network<'_>, port: Port, count: u32) -> Result<f64> {
+/// What a change of channels took, in microseconds.
+struct Change {
+    gap_us: f64,
+    command_us: f64,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (gap, command) = (self.gap_us / 1000.0, self.command_us / 1000.0);
+        write!(f, "no frame for {gap:.0} ms, command {command:.0} ms")
+    }
+}
+
+fn change_channels(network: &Network<'_>, port: Port, count: u32) -> Result<Change> {
     let host = &network.guest.host;
     host.restart_gap(Port::Sink.name())?;
     let count = count.to_string();
+    let argv = ["ethtool", "--set-channels", port.name(), "combined", &count];
     let watch = StealWatch::start(network.bench)?;
-    network.run(&["ethtool", "--set-channels", port.name(), "combined", &count])?;
+    let outcome = network.guest.try_at(End::Near, &argv, SHORT * 2)?;
     let steal = watch.steal()?;
+    ensure!(
+        outcome.success(),
+        "'{}' failed: {}",
+        argv.join(" "),
+        outcome.stderr.trim()
+    );
     settle(network, Port::Sink, |nic| nic.from_guest_packets)
         .with_context(|| format!("after {} went to {count} channels", port.name()))?;
     let counters = host.counters()?;
     let sink = &counters.0["nics"][Port::Sink.name()]["counters"]["backend"]["counters"];
-    let gap = sink["longest_gap_us"].as_f64();
-    gap.map(|us| us * steal.clock)
-        .context("the host gives no longest_gap_us")
+    let gap = sink["longest_gap_us"]
+        .as_f64()
+        .context("the host gives no longest_gap_us")?;
+    Ok(Change {
+        gap_us: gap * steal.clock,
+        command_us: outcome.elapsed_ms as f64 * 1000.0 * steal.clock,
+    })
 }
 
 /// From the binding of the driver to all queues in use, on an interface that is down: the median of some.

@@ -228,6 +228,7 @@ fn rounds(
                     effort.rounds
                 ));
             };
+            network.begin(round);
             let measured = turn(&network, driver, effort, cells, &say)
                 .with_context(|| format!("round {}, {driver} driver", round + 1))?;
             results.add(round, driver, measured);

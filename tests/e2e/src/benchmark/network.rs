@@ -33,6 +33,11 @@ pub const DRAIN_PORT: u16 = 7001;
 pub const ANSWER_PORT: u16 = 7002;
 /// The agent's program in the guest.
 pub const PROGRAM: &str = "/agent";
+/// Local ports of connections are counted from here, below those that the kernel chooses itself.
+const FIRST_PORT: u16 = 20_000;
+const PORTS_OF_A_ROUND: u16 = 32;
+/// After so many rounds ports are used again.
+const ROUNDS: u32 = 256;
 const CONFIGURE_PATH: &str = "/tmp/configure-benchmark";
 
 /// The guest, with what is needed to have it loaded from below.
@@ -43,6 +48,8 @@ pub struct Network<'a> {
     pub guest: &'a Guest,
     /// The host takes a profile of the guest during each sample, and keeps it until it is asked for.
     pub profile: Cell<bool>,
+    /// The next local port for a connection.
+    next_port: Cell<u16>,
     drain: Job,
     servers: Vec<Below>,
 }
@@ -75,6 +82,7 @@ impl<'a> Network<'a> {
             bench,
             guest,
             profile: Cell::new(false),
+            next_port: Cell::new(FIRST_PORT),
             drain,
             servers,
         })
@@ -102,6 +110,19 @@ impl<'a> Network<'a> {
             Quantity::Kibibytes,
             taken / Port::ALL.len() as f64,
         ))
+    }
+
+    /// Begins a turn in a round: the drivers of a round use the same ports, those of another round others.
+    pub fn begin(&self, round: u32) {
+        let round = u16::try_from(round % ROUNDS).unwrap_or(0);
+        self.next_port.set(FIRST_PORT + round * PORTS_OF_A_ROUND);
+    }
+
+    /// The first of `count` local ports that no other connection of this turn uses.
+    pub fn ports(&self, count: u16) -> u16 {
+        let first = self.next_port.get();
+        self.next_port.set(first.wrapping_add(count));
+        first
     }
 
     /// Removes the driver.

@@ -40,6 +40,7 @@ pub fn run(options: &Options, wanted: &[String]) -> Result<()> {
     network.profile.set(true);
     for driver in [Driver::C, Driver::Rust] {
         session.guest.driver.set(driver);
+        network.begin(0);
         network.load()?;
         for cell in &chosen {
             let found = (cell.measure)(&network, cell.name, WINDOW)
