@@ -5,8 +5,8 @@
 use crate::attach::Attachment;
 use crate::link::LinkState;
 use crate::net::{
-    cpu, Config, Device, Granted, Napi, Operations, Published, ReceiveOffloads, Registration, Rtnl, RxQueueStats,
-    SkBuff, SoftIrq, Stats64, TxQueueGuard, TxQueueStats, TxVerdict, UniqueDevice,
+    cpu, Config, Device, Granted, Napi, Operations, Published, ReceiveOffloads, Registration, Rtnl,
+    RxQueueStats, SkBuff, SoftIrq, Stats64, TxQueueGuard, TxQueueStats, TxVerdict, UniqueDevice,
 };
 use crate::params;
 use crate::queue::Queue;

@@ -2,13 +2,13 @@
 
 //! `ethtool --show-features` and `--features`: what the stack is shown, and what the host is told.
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{bail, ensure, Result};
 
 use super::echo::set_mtu;
 use crate::ethtool;
 use crate::guest::{End, Guest, SHORT};
 use crate::host::Action;
-use crate::scenario::{Driver, Machine, Scenario, Set};
+use crate::scenario::{Machine, Scenario, Set};
 use crate::traffic::{Bulk, Family};
 
 /// The fault point of a change of offloads.

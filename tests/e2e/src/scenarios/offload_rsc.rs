@@ -196,8 +196,11 @@ cat /tmp/routed";
     Ok(())
 }
 
-/// A message that no driver may take, and whether its frame counts as badly coalesced.
-fn wrong(frame: &[u8]) -> Vec<(&'static str, Vec<Vec<u8>>, [u64; 2])> {
+/// What is wrong, RNDIS messages of one packet that no driver may take, and by how much the statistics of
+/// malformed and of badly coalesced frames rise.
+type Wrong = (&'static str, Vec<Vec<u8>>, [u64; 2]);
+
+fn wrong(frame: &[u8]) -> Vec<Wrong> {
     let (start, end) = frame.split_at(40);
     let plain = || message(frame, None);
     let piece = |data: &[u8], which| message(data, Some(which));
