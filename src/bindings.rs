@@ -3,7 +3,8 @@
 //! Raw bindings to the C API that the kernel crate does not bind itself: VMBus, networking, ethtool,
 //! and the C helpers of this module.
 //!
-//! Made by bindgen when the module is built (`Kbuild`, `bindgen_parameters`, `bindings_helper.h`). Only
+//! Made by bindgen when the module is built (`Kbuild`, `bindgen_parameters`, `inline_parameters`,
+//! `bindings_helper.h`). Only
 //! the kernel half of `vmbus/` and `src/net/` may name this module; everything above them is safe
 //! code. Types that the kernel crate binds too and that its abstractions take are its own, see the
 //! imports below.
@@ -36,6 +37,7 @@ mod generated {
     type __kernel_ptrdiff_t = isize;
 
     include!(env!("HV_NETVSC_BINDINGS"));
+    include!(env!("HV_NETVSC_INLINE"));
 }
 
 pub use generated::*;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * C side of vmbus/ (kernel half) and the module parameters: macros, inline functions and fields whose
- * locks Rust cannot take.
+ * C side of vmbus/ (kernel half) and the module parameters: macros, and fields whose locks Rust cannot take.
  */
 #include <linux/hyperv.h>
 #include <linux/io.h>
@@ -62,38 +61,6 @@ void netvsc_channel_detach(struct vmbus_channel *channel)
 }
 
 /**
- * netvsc_begin_read - ask the host not to interrupt for new packets
- * @channel: open channel
- *
- * C because of the barrier, which must be the one that hv_vmbus uses.
- */
-void netvsc_begin_read(struct vmbus_channel *channel)
-{
-	hv_begin_read(&channel->inbound);
-}
-
-/**
- * netvsc_end_read - let the host interrupt again
- * @channel: open channel
- *
- * Return: bytes that wait in the ring although the host may not have interrupted for them. C for the
- * same reason as netvsc_begin_read().
- */
-u32 netvsc_end_read(struct vmbus_channel *channel)
-{
-	return hv_end_read(&channel->inbound);
-}
-
-/**
- * netvsc_pfn - number of the 4 KiB guest page that holds an address
- * @addr: address in the linear map or in vmalloc space
- */
-u64 netvsc_pfn(const void *addr)
-{
-	return virt_to_hvpfn((void *)addr);
-}
-
-/**
  * netvsc_copy_shared - copy to or from memory that the host can change at any time
  * @to: destination
  * @from: source
@@ -105,18 +72,6 @@ noinline void netvsc_copy_shared(void *to, const void *from, size_t len)
 {
 	memcpy(to, from, len);
 	barrier();
-}
-
-/**
- * netvsc_synchronize_arrivals - wait until no sub-channel callback can be running
- *
- * hv_vmbus reads and calls a primary's sub-channel callback on a work queue without a lock and without
- * a reference to the module. The callback never sleeps; so once every task has slept or left the
- * kernel of its own accord since the callback was taken back, nobody is in it or on the way to it.
- */
-void netvsc_synchronize_arrivals(void)
-{
-	synchronize_rcu_tasks();
 }
 
 /**

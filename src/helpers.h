@@ -13,12 +13,8 @@ extern int netvsc_debug;
 
 void netvsc_channel_prepare(struct vmbus_channel *channel, u32 max_packet);
 void netvsc_channel_detach(struct vmbus_channel *channel);
-void netvsc_begin_read(struct vmbus_channel *channel);
-u32 netvsc_end_read(struct vmbus_channel *channel);
 
-u64 netvsc_pfn(const void *addr);
 void netvsc_copy_shared(void *to, const void *from, size_t len);
-void netvsc_synchronize_arrivals(void);
 struct workqueue_struct *netvsc_alloc_workqueue(void);
 
 #endif /* NETVSC_HELPERS_H */

@@ -258,7 +258,7 @@ impl InterruptedChannel<'_> {
     pub fn mask(&self) {
         // SAFETY: The interrupt handler runs under the channel's `sched_lock`, which keeps the rings
         // in place (`vmbus_reset_channel_cb` takes it before they are freed).
-        unsafe { bindings::netvsc_begin_read(self.raw.as_ptr()) };
+        unsafe { bindings::hv_begin_read(&raw mut (*self.raw.as_ptr()).inbound) };
     }
 }
 

@@ -71,7 +71,7 @@ unsafe impl<T: Driver> driver::RegistrationOps for Adapter<T> {
         // The module's text may go away after this. All channels are closed by now, which took the
         // sub-channel callbacks back; see `subchannel.rs` for why one may still be running.
         // SAFETY: Unregistering sleeps, so may this.
-        unsafe { bindings::netvsc_synchronize_arrivals() };
+        unsafe { bindings::synchronize_rcu_tasks() };
     }
 }
 

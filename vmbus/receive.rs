@@ -39,7 +39,7 @@ impl<H: Interrupt> OpenChannel<H> {
     #[inline]
     pub fn mask(&self) {
         // SAFETY: The channel is open.
-        unsafe { bindings::netvsc_begin_read(self.as_raw()) };
+        unsafe { bindings::hv_begin_read(&raw mut (*self.as_raw()).inbound) };
     }
 
     /// Bytes that the host has written and nobody has read; changes at any time.
@@ -54,7 +54,7 @@ impl<H: Interrupt> OpenChannel<H> {
     pub fn unmask(&self) -> bool {
         // SAFETY: The channel is open, so the ring is mapped.
         unsafe {
-            if bindings::netvsc_end_read(self.as_raw()) == 0 {
+            if bindings::hv_end_read(&raw mut (*self.as_raw()).inbound) == 0 {
                 return false;
             }
             readable(self.as_raw()) >= DESCRIPTOR_LEN as u32

@@ -12,14 +12,14 @@ pub(crate) fn id_limit() -> u32 {
 
 /// Whether CPU `cpu` is plugged in.
 pub(crate) fn is_present(cpu: u32) -> bool {
-    // SAFETY: The number is checked in C.
-    unsafe { bindings::netvsc_cpu_present(cpu) }
+    // SAFETY: The number is one that the mask has.
+    cpu < id_limit() && unsafe { bindings::cpu_present(cpu) }
 }
 
 /// CPUs online now.
 pub(crate) fn online() -> u32 {
     // SAFETY: No preconditions.
-    unsafe { bindings::netvsc_online_cpus() }
+    unsafe { bindings::num_online_cpus() }
 }
 
 /// How many queues the kernel suggests for a multi-queue device.

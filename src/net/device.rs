@@ -66,7 +66,7 @@ impl<T> Device<T> {
     /// Another counted reference. `unregister` waits until all have gone.
     pub(crate) fn to_ref(&self) -> DeviceRef<T> {
         // SAFETY: The device is alive.
-        unsafe { bindings::netvsc_dev_hold(self.as_raw()) };
+        unsafe { bindings::dev_hold(self.as_raw()) };
         // INVARIANT: Just counted.
         DeviceRef(NonNull::from(self))
     }
@@ -157,20 +157,20 @@ impl<T> Device<T> {
     /// Stops all transmit queues and waits until no `ndo_start_xmit` runs.
     pub(crate) fn tx_disable(&self) {
         // SAFETY: The device is alive.
-        unsafe { bindings::netvsc_tx_disable(self.as_raw()) };
+        unsafe { bindings::netif_tx_disable(self.as_raw()) };
     }
 
     /// Wakes all transmit queues.
     pub(crate) fn tx_wake_all(&self) {
         // SAFETY: The device is alive.
-        unsafe { bindings::netvsc_tx_wake_all(self.as_raw()) };
+        unsafe { bindings::netif_tx_wake_all_queues(self.as_raw()) };
     }
 
     /// Stops one transmit queue. For the holder of its lock.
     pub(crate) fn stop_queue(&self, queue: u16) {
         if u32::from(queue) < self.tx_queues() {
             // SAFETY: The queue exists.
-            unsafe { bindings::netvsc_txq_stop(self.as_raw(), queue.into()) };
+            unsafe { bindings::netif_tx_stop_queue(tx_queue(self.as_raw(), queue)) };
         }
     }
 
@@ -178,7 +178,7 @@ impl<T> Device<T> {
     pub(crate) fn wake_queue(&self, queue: u16) {
         if u32::from(queue) < self.tx_queues() {
             // SAFETY: The queue exists.
-            unsafe { bindings::netvsc_txq_wake(self.as_raw(), queue.into()) };
+            unsafe { bindings::netif_tx_wake_queue(tx_queue(self.as_raw(), queue)) };
         }
     }
 
@@ -187,7 +187,7 @@ impl<T> Device<T> {
         u32::from(queue) < self.tx_queues()
             // SAFETY: The queue exists; an aligned word of it is read whole.
             && unsafe {
-                let queue = (*self.as_raw())._tx.add(queue.into());
+                let queue = tx_queue(self.as_raw(), queue);
                 (&raw const (*queue).state).read_volatile() & DRIVER_STOPPED != 0
             }
     }
@@ -266,7 +266,7 @@ impl<T> Clone for DeviceRef<T> {
 impl<T> Drop for DeviceRef<T> {
     fn drop(&mut self) {
         // SAFETY: Gives back the reference that the invariant speaks of.
-        unsafe { bindings::netvsc_dev_put(self.as_raw()) };
+        unsafe { bindings::dev_put(self.as_raw()) };
     }
 }
 
@@ -291,6 +291,42 @@ pub(crate) struct Granted {
     pub(crate) tso_max: u32,
     /// Received segments are coalesced, by default.
     pub(crate) lro: bool,
+}
+
+impl Granted {
+    /// As a mask of `NETIF_F_*`: what the user can switch.
+    fn features(&self) -> u64 {
+        let sums = |kind| self.checksums & kind != 0;
+        [
+            (true, bindings::NETIF_F_RXCSUM),
+            (true, bindings::NETIF_F_SG),
+            (true, bindings::NETIF_F_RXHASH),
+            (sums(bindings::NETVSC_CSUM_TCP4), bindings::NETIF_F_IP_CSUM),
+            (
+                sums(bindings::NETVSC_CSUM_TCP6),
+                bindings::NETIF_F_IPV6_CSUM,
+            ),
+            (self.tso4, bindings::NETIF_F_TSO),
+            (self.tso6, bindings::NETIF_F_TSO6),
+            (self.lro, bindings::NETIF_F_LRO),
+        ]
+        .iter()
+        .fold(0, |mask, (on, bit)| if *on { mask | bit } else { mask })
+    }
+}
+
+/// The C object of a transmit queue.
+///
+/// # Safety
+///
+/// `dev` is alive and has the queue.
+#[inline]
+pub(super) unsafe fn tx_queue(
+    dev: *mut bindings::net_device,
+    queue: u16,
+) -> *mut bindings::netdev_queue {
+    // SAFETY: By the requirements `_tx` is an array that has this element.
+    unsafe { (*dev)._tx.add(queue.into()) }
 }
 
 /// A device that is not registered yet: ours alone.
@@ -344,16 +380,18 @@ impl<T: Operations> UniqueDevice<T> {
 
     /// Features that the host grants.
     pub(crate) fn set_features(&mut self, granted: &Granted) {
+        let dev = self.0.as_ptr();
+        let hw = granted.features();
+        let always = bindings::NETIF_F_HIGHDMA
+            | bindings::NETIF_F_HW_VLAN_CTAG_TX
+            | bindings::NETIF_F_HW_VLAN_CTAG_RX;
         // SAFETY: Not registered, ours alone.
         unsafe {
-            bindings::netvsc_set_features(
-                self.0.as_ptr(),
-                granted.checksums,
-                granted.tso4,
-                granted.tso6,
-                granted.lro,
-            );
-            bindings::netif_set_tso_max_size(self.0.as_ptr(), granted.tso_max);
+            (*dev).hw_features = hw;
+            (*dev).features = hw | always;
+            (*dev).vlan_features = hw | always;
+            bindings::netvsc_allow_live_address_change(dev);
+            bindings::netif_set_tso_max_size(dev, granted.tso_max);
         }
     }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the safe abstractions of src/net cannot do in Rust: inline functions, macros and bit-fields
- * of the networking headers. On the packet path one call does the whole job, because a call per
- * field costs more than the field.
+ * What the safe abstractions of src/net cannot do in Rust: macros and bit-fields of the networking headers.
+ * On the packet path one call does the whole job, because a call per field costs more than the field.
+ * Functions that are merely inline are wrapped by bindgen, see src/inline_parameters.
  */
 #include <linux/if_vlan.h>
 #include <linux/ip.h>
@@ -202,45 +202,6 @@ bool netvsc_tx_copy(const struct sk_buff *skb, void *to, u32 len)
 	return !skb_copy_bits(skb, 0, to, len);
 }
 
-/* netvsc_txq_stop - stop a queue; inline in C. */
-void netvsc_txq_stop(struct net_device *dev, unsigned int queue)
-{
-	netif_tx_stop_queue(netdev_get_tx_queue(dev, queue));
-}
-
-/* netvsc_txq_wake - wake a queue; its address is an inline computation. */
-void netvsc_txq_wake(struct net_device *dev, unsigned int queue)
-{
-	netif_tx_wake_queue(netdev_get_tx_queue(dev, queue));
-}
-
-/* netvsc_txq_lock_bh - the lock that ndo_start_xmit of this queue runs under. */
-void netvsc_txq_lock_bh(struct net_device *dev, unsigned int queue)
-{
-	__netif_tx_lock_bh(netdev_get_tx_queue(dev, queue));
-}
-
-void netvsc_txq_unlock_bh(struct net_device *dev, unsigned int queue)
-{
-	__netif_tx_unlock_bh(netdev_get_tx_queue(dev, queue));
-}
-
-void netvsc_tx_disable(struct net_device *dev)
-{
-	netif_tx_disable(dev);
-}
-
-void netvsc_tx_wake_all(struct net_device *dev)
-{
-	netif_tx_wake_all_queues(dev);
-}
-
-/* netvsc_txq_sent - byte queue limits: @bytes are about to go out. Under the queue's lock. */
-void netvsc_txq_sent(struct net_device *dev, unsigned int queue, u32 bytes)
-{
-	netdev_tx_sent_queue(netdev_get_tx_queue(dev, queue), bytes);
-}
-
 /*
  * netvsc_txq_completed - byte queue limits: that much came back, since the last call
  *
@@ -254,12 +215,6 @@ bool netvsc_txq_completed(struct net_device *dev, unsigned int queue, u32 packet
 	/* Pairs with the barrier of whoever stops the queue and then looks for room. */
 	smp_mb();
 	return netif_tx_queue_stopped(txq);
-}
-
-/* netvsc_txq_reset - nothing is on its way any more. Under the queue's lock. */
-void netvsc_txq_reset(struct net_device *dev, unsigned int queue)
-{
-	netdev_tx_reset_queue(netdev_get_tx_queue(dev, queue));
 }
 
 /* netvsc_features_check - leave to software what the host's messages cannot say. */
@@ -353,106 +308,13 @@ void netvsc_pick_tx_done(struct sk_buff *skb, u16 queue)
 		sk_tx_queue_set(sk, queue);
 }
 
-void netvsc_dev_hold(struct net_device *dev)
+/* The host takes a new address at any time. priv_flags is a bit-field. Context: before registration. */
+void netvsc_allow_live_address_change(struct net_device *dev)
 {
-	dev_hold(dev);
-}
-
-void netvsc_dev_put(struct net_device *dev)
-{
-	dev_put(dev);
-}
-
-/* netvsc_napi_add - add a NAPI whose settings persist by queue index; inline in C. */
-int netvsc_napi_add(struct net_device *dev, struct napi_struct *napi,
-		    int (*poll)(struct napi_struct *, int), int index)
-{
-	netif_napi_add_config(dev, napi, poll, index);
-	return 0;
-}
-
-/* netvsc_napi_link - tell netlink which NAPI serves queue @index. Context: RTNL once registered. */
-void netvsc_napi_link(struct net_device *dev, struct napi_struct *napi, int index)
-{
-	netif_queue_set_napi(dev, index, NETDEV_QUEUE_TYPE_RX, napi);
-	netif_queue_set_napi(dev, index, NETDEV_QUEUE_TYPE_TX, napi);
-}
-
-/* netvsc_napi_del - delete a disabled NAPI and wait for readers of the device's list. */
-void netvsc_napi_del(struct net_device *dev, struct napi_struct *napi, int index, bool linked)
-{
-	if (linked)
-		netvsc_napi_link(dev, NULL, index);
-	netif_napi_del(napi);
-}
-
-/*
- * netvsc_set_features - offer to the stack what the host offers (NETIF_F_ constants are cast macros)
- *
- * Context: before registration.
- */
-void netvsc_set_features(struct net_device *dev, u32 csum_mask, bool tso4, bool tso6, bool lro)
-{
-	netdev_features_t hw = NETIF_F_RXCSUM | NETIF_F_SG | NETIF_F_RXHASH;
-
-	if (csum_mask & NETVSC_CSUM_TCP4)
-		hw |= NETIF_F_IP_CSUM;
-	if (csum_mask & NETVSC_CSUM_TCP6)
-		hw |= NETIF_F_IPV6_CSUM;
-	if (tso4)
-		hw |= NETIF_F_TSO;
-	if (tso6)
-		hw |= NETIF_F_TSO6;
-	if (lro)
-		hw |= NETIF_F_LRO;
-	dev->hw_features = hw;
-	dev->features = hw | NETIF_F_HIGHDMA | NETIF_F_HW_VLAN_CTAG_TX | NETIF_F_HW_VLAN_CTAG_RX;
-	dev->vlan_features = dev->features;
-	/* The host takes a new address at any time. */
 	dev->priv_flags |= IFF_LIVE_ADDR_CHANGE;
-}
-
-u64 netvsc_virt_to_phys(const void *address)
-{
-	return virt_to_phys((void *)address);
-}
-
-bool netvsc_cpu_present(u32 cpu)
-{
-	return cpu < nr_cpu_ids && cpu_present(cpu);
-}
-
-u32 netvsc_online_cpus(void)
-{
-	return num_online_cpus();
-}
-
-void netvsc_spin_lock_bh(spinlock_t *lock)
-{
-	spin_lock_bh(lock);
-}
-
-void netvsc_spin_unlock_bh(spinlock_t *lock)
-{
-	spin_unlock_bh(lock);
-}
-
-bool netvsc_spin_trylock_bh(spinlock_t *lock)
-{
-	return spin_trylock_bh(lock);
 }
 
 void netvsc_delayed_work_init(struct delayed_work *work, work_func_t fn)
 {
 	INIT_DELAYED_WORK(work, fn);
-}
-
-void netvsc_delayed_work_queue(struct delayed_work *work, unsigned int msecs)
-{
-	schedule_delayed_work(work, msecs_to_jiffies(msecs));
-}
-
-void netvsc_delayed_work_cancel_sync(struct delayed_work *work)
-{
-	cancel_delayed_work_sync(work);
 }

@@ -92,39 +92,14 @@ int netvsc_tx_prepare(struct sk_buff *skb, u32 max_pages, u32 csum_mask,
 int netvsc_tx_pieces(const struct sk_buff *skb, struct netvsc_tx_piece *out, u32 max);
 bool netvsc_tx_copy(const struct sk_buff *skb, void *to, u32 len);
 
-void netvsc_txq_stop(struct net_device *dev, unsigned int queue);
-void netvsc_txq_wake(struct net_device *dev, unsigned int queue);
-void netvsc_txq_lock_bh(struct net_device *dev, unsigned int queue);
-void netvsc_txq_unlock_bh(struct net_device *dev, unsigned int queue);
-void netvsc_tx_disable(struct net_device *dev);
-void netvsc_tx_wake_all(struct net_device *dev);
-
-void netvsc_txq_sent(struct net_device *dev, unsigned int queue, u32 bytes);
 bool netvsc_txq_completed(struct net_device *dev, unsigned int queue, u32 packets, u32 bytes);
-void netvsc_txq_reset(struct net_device *dev, unsigned int queue);
 netdev_features_t netvsc_features_check(struct sk_buff *skb, struct net_device *dev,
 					netdev_features_t features);
 
 int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 ports_of, u32 *hash);
 void netvsc_pick_tx_done(struct sk_buff *skb, u16 queue);
 
-void netvsc_dev_hold(struct net_device *dev);
-void netvsc_dev_put(struct net_device *dev);
-int netvsc_napi_add(struct net_device *dev, struct napi_struct *napi,
-		    int (*poll)(struct napi_struct *, int), int index);
-void netvsc_napi_del(struct net_device *dev, struct napi_struct *napi, int index, bool linked);
-void netvsc_napi_link(struct net_device *dev, struct napi_struct *napi, int index);
-void netvsc_set_features(struct net_device *dev, u32 csum_mask, bool tso4, bool tso6, bool lro);
-u64 netvsc_virt_to_phys(const void *address);
-bool netvsc_cpu_present(u32 cpu);
-u32 netvsc_online_cpus(void);
-
-void netvsc_spin_lock_bh(spinlock_t *lock);
-void netvsc_spin_unlock_bh(spinlock_t *lock);
-bool netvsc_spin_trylock_bh(spinlock_t *lock);
-
+void netvsc_allow_live_address_change(struct net_device *dev);
 void netvsc_delayed_work_init(struct delayed_work *work, work_func_t fn);
-void netvsc_delayed_work_queue(struct delayed_work *work, unsigned int msecs);
-void netvsc_delayed_work_cancel_sync(struct delayed_work *work);
 
 #endif /* NETVSC_NET_HELPERS_H */

@@ -43,7 +43,11 @@ impl HostPages {
         let end = within.checked_add(bytes.len())?;
         page.0.get_mut(within..end)?.copy_from_slice(bytes);
         // SAFETY: The page is in the linear mapping (kmalloc).
-        let start = unsafe { bindings::netvsc_virt_to_phys((&raw const page.0).cast()) };
-        Some(start.wrapping_add(within as u64))
+        let number = unsafe { bindings::virt_to_hvpfn((&raw mut page.0).cast()) };
+        Some(
+            (number as u64)
+                .wrapping_mul(PAGE_SIZE as u64)
+                .wrapping_add(within as u64),
+        )
     }
 }

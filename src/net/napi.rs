@@ -244,14 +244,14 @@ impl<T: Poll, D> NapiRegistration<T, D> {
         // SAFETY: `dev` is alive and stays so while we hold a reference; `napi` is zeroed, pinned in
         // its `Arc`, and lives until after the del in `drop`; `index` was checked.
         // INVARIANT: This is the add that `Napi` speaks of.
-        kernel::error::to_result(unsafe {
-            bindings::netvsc_napi_add(
+        unsafe {
+            bindings::netif_napi_add_config(
                 dev.as_raw(),
                 napi.napi.get(),
                 Some(Napi::<T>::poll_trampoline),
                 index.into(),
             )
-        })?;
+        };
         let this = Self {
             napi,
             dev: dev.to_ref(),
@@ -290,11 +290,22 @@ impl<T: Poll, D> NapiRegistration<T, D> {
 
     /// Tells netlink that this NAPI serves its queue, once the queue exists.
     pub(crate) fn link(&self, _config: &Config<'_>) {
-        // SAFETY: Under RTNL, or the device is not registered: both are what C asserts.
-        unsafe {
-            bindings::netvsc_napi_link(self.dev.as_raw(), self.napi.napi.get(), self.index.into())
-        };
+        self.say_who_serves(self.napi.napi.get());
         self.linked.store(true, Ordering::Relaxed);
+    }
+
+    /// Under RTNL, or before the device is registered.
+    fn say_who_serves(&self, napi: *mut bindings::napi_struct) {
+        let (receive, transmit) = (
+            bindings::netdev_queue_type_NETDEV_QUEUE_TYPE_RX,
+            bindings::netdev_queue_type_NETDEV_QUEUE_TYPE_TX,
+        );
+        for kind in [receive, transmit] {
+            // SAFETY: The device is alive and has the queue; `napi` is null, or ours and added.
+            unsafe {
+                bindings::netif_queue_set_napi(self.dev.as_raw(), self.index.into(), kind, napi)
+            };
+        }
     }
 }
 
@@ -308,15 +319,12 @@ impl<T: Poll, D> Drop for NapiRegistration<T, D> {
         // SAFETY: Made in `new`, if at all (null is none); no poll uses it any more. Pages that are still in
         // socket buffers come back to it later.
         unsafe { bindings::page_pool_destroy(pool) };
-        // SAFETY: Added in `new`, disabled just now; the device is alive. Whoever links holds a
-        // `Config`, and so does whoever drops a linked registration (configuration owns these).
-        unsafe {
-            bindings::netvsc_napi_del(
-                self.dev.as_raw(),
-                self.napi.napi.get(),
-                self.index.into(),
-                self.linked.load(Ordering::Relaxed),
-            )
-        };
+        // Whoever links holds a `Config`, and so does whoever drops a linked registration (configuration owns
+        // these).
+        if self.linked.load(Ordering::Relaxed) {
+            self.say_who_serves(core::ptr::null_mut());
+        }
+        // SAFETY: Added in `new`, disabled just now; the device is alive.
+        unsafe { bindings::netif_napi_del(self.napi.napi.get()) };
     }
 }

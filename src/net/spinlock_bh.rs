@@ -32,19 +32,19 @@ unsafe impl Backend for SpinLockBhBackend {
     #[inline]
     unsafe fn lock(ptr: *mut Self::State) -> Self::GuardState {
         // SAFETY: The caller guarantees an initialised lock.
-        unsafe { bindings::netvsc_spin_lock_bh(ptr.cast()) }
+        unsafe { bindings::spin_lock_bh(ptr.cast()) }
     }
 
     #[inline]
     unsafe fn try_lock(ptr: *mut Self::State) -> Option<Self::GuardState> {
         // SAFETY: The caller guarantees an initialised lock.
-        unsafe { bindings::netvsc_spin_trylock_bh(ptr.cast()) }.then_some(())
+        unsafe { bindings::spin_trylock_bh(ptr.cast()) != 0 }.then_some(())
     }
 
     #[inline]
     unsafe fn unlock(ptr: *mut Self::State, _state: &Self::GuardState) {
         // SAFETY: The caller owns the lock.
-        unsafe { bindings::netvsc_spin_unlock_bh(ptr.cast()) }
+        unsafe { bindings::spin_unlock_bh(ptr.cast()) }
     }
 
     unsafe fn assert_is_held(ptr: *mut Self::State) {

@@ -2,7 +2,7 @@
 
 //! State that belongs to the holder of a transmit queue's lock.
 
-use super::Device;
+use super::{device::tx_queue, Device};
 use crate::bindings;
 use core::{cell::UnsafeCell, marker::PhantomData};
 use kernel::types::NotThreadSafe;
@@ -39,7 +39,7 @@ impl<'a> TxQueueGuard<'a> {
             return None;
         }
         // SAFETY: `dev` lives for `'a` and has the queue.
-        unsafe { bindings::netvsc_txq_lock_bh(dev.as_raw(), queue.into()) };
+        unsafe { bindings::__netif_tx_lock_bh(tx_queue(dev.as_raw(), queue)) };
         Some(Self {
             dev: dev.as_raw(),
             queue,
@@ -59,7 +59,7 @@ impl Drop for TxQueueGuard<'_> {
     fn drop(&mut self) {
         if self.owned {
             // SAFETY: Taken in `lock` by this thread (the guard is not `Send`).
-            unsafe { bindings::netvsc_txq_unlock_bh(self.dev, self.queue.into()) };
+            unsafe { bindings::__netif_tx_unlock_bh(tx_queue(self.dev, self.queue)) };
         }
     }
 }
@@ -78,13 +78,13 @@ impl TxLocked<'_> {
     #[inline]
     pub(crate) fn sent(self, bytes: u32) {
         // SAFETY: The device and its queue live as long as the guard, which holds the queue's lock.
-        unsafe { bindings::netvsc_txq_sent(self.dev, self.queue.into(), bytes) };
+        unsafe { bindings::netdev_tx_sent_queue(tx_queue(self.dev, self.queue), bytes) };
     }
 
     /// Byte queue limits: nothing is on its way any more, and no poll runs.
     pub(crate) fn reset_limits(self) {
         // SAFETY: As in `sent`.
-        unsafe { bindings::netvsc_txq_reset(self.dev, self.queue.into()) };
+        unsafe { bindings::netdev_tx_reset_queue(tx_queue(self.dev, self.queue)) };
     }
 }
 

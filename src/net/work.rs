@@ -4,7 +4,7 @@
 
 use crate::bindings;
 use core::{marker::PhantomPinned, pin::Pin};
-use kernel::{container_of, prelude::*, types::Opaque};
+use kernel::{container_of, prelude::*, time::msecs_to_jiffies, types::Opaque};
 
 /// Runs `fn(&T)` in process context after a delay. Dropping it cancels and waits.
 ///
@@ -43,13 +43,13 @@ impl<T: Send + Sync + 'static> DelayedWork<T> {
     /// Queues the work to run in `msecs` milliseconds; nothing if it is queued already. Any context.
     pub(crate) fn queue(&self, msecs: u32) {
         // SAFETY: `work` is initialised and pinned.
-        unsafe { bindings::netvsc_delayed_work_queue(self.work.get(), msecs) };
+        unsafe { bindings::schedule_delayed_work(self.work.get(), msecs_to_jiffies(msecs)) };
     }
 
     /// Cancels the work and waits for a running one. Sleeps.
     pub(crate) fn cancel(&self) {
         // SAFETY: `work` is initialised and pinned.
-        unsafe { bindings::netvsc_delayed_work_cancel_sync(self.work.get()) };
+        unsafe { bindings::cancel_delayed_work_sync(self.work.get()) };
     }
 
     extern "C" fn trampoline(work: *mut bindings::work_struct) {
