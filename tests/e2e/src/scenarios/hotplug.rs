@@ -23,7 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "adding and removing a NIC does not disturb the others",
         set: Set::Full,
         machine: Machine::COMMON,
-        c_defect: None,
+        c_defect: Some("Q22: its removal of a NIC can wait for ever, with RTNL held"),
         run: third,
     },
     Scenario {

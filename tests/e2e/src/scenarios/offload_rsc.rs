@@ -77,7 +77,8 @@ fn delivered(guest: &Guest) -> Result<()> {
         let frames = coalesced(guest)? - before;
         ensure!(
             frames > 10,
-            "the host coalesced {frames} frames only ({family:?})"
+            "the host coalesced {frames} frames only ({family:?}), told {:?}",
+            guest.host.counters()?.offloads(End::Near)?
         );
     }
     if guest.driver.get() == Driver::Rust {
