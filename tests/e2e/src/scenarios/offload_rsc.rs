@@ -71,6 +71,8 @@ fn set_lro(guest: &Guest, on: bool) -> Result<()> {
 }
 
 fn delivered(guest: &Guest) -> Result<()> {
+    // The kernel switches LRO off below a VLAN interface, and leaves it off when that has gone.
+    set_lro(guest, true)?;
     for family in [Family::V4, Family::V6] {
         let before = coalesced(guest)?;
         bulk(guest, End::Peer, family)?;
