@@ -17,6 +17,15 @@ const TCP_PORT: u16 = 5001;
 const UDP_PORT: u16 = 5002;
 const SIGTERM: i32 = 15;
 
+/// A line of shell that waits until a socket listens on `port`, TCP or UDP, where `within` (a command's
+/// beginning, such as `ip netns exec peer `) leads; fails after half a minute.
+pub fn until_listening(within: &str, port: u16) -> String {
+    format!(
+        "for i in $(seq 300); do {within}netstat -lntu | grep -q ':{port} ' && break; sleep 0.1; done; \
+         {within}netstat -lntu | grep -q ':{port} '"
+    )
+}
+
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::guest::{End, Guest, SHORT};
 use crate::scenario::{Machine, Scenario, Set};
-use crate::traffic::{Bulk, Family};
+use crate::traffic::{until_listening, Bulk, Family};
 
 const MIB: u64 = 1 << 20;
 
@@ -121,12 +121,8 @@ fn iperf3(guest: &Guest) -> Result<()> {
 pub fn iperf3_mbit(guest: &Guest, reverse: bool, seconds: u32) -> Result<f64> {
     let server = guest.spawn_at(End::Peer, &["iperf3", "--server", "--one-off"])?;
     let time = seconds.to_string();
-    let listening = [
-        "sh",
-        "-c",
-        "for i in $(seq 50); do netstat -ltn | grep -q :5201 && exit; sleep 0.1; done; exit 1",
-    ];
-    guest.at(End::Peer, &listening, SHORT)?;
+    let listening = until_listening("", 5201);
+    guest.at(End::Peer, &["sh", "-c", &listening], SHORT)?;
     let mut argv = vec![
         "iperf3",
         "--json",

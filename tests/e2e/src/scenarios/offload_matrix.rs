@@ -9,7 +9,7 @@ use guest_agent::tcp;
 use super::echo::set_mtu;
 use crate::guest::{End, Guest, SHORT};
 use crate::scenario::{Machine, Scenario, Set};
-use crate::traffic::Family;
+use crate::traffic::{until_listening, Family};
 
 const MIB: u64 = 1 << 20;
 
@@ -129,9 +129,10 @@ fn tcp_each_way(guest: &Guest, wire: Wire, family: Family, bytes: u64) -> Result
             End::Near => ("", "ip netns exec peer "),
             End::Peer => ("ip netns exec peer ", ""),
         };
+        let listening = until_listening(receiver, 5011);
         let script = format!(
             "{receiver}/agent tcp-receive --listen {to} --patience 60 >/tmp/received &\n\
-             sleep 0.3\n\
+             {listening}\n\
              {sender}/agent tcp-send --to {to} --bytes {bytes}\nwait\ncat /tmp/received"
         );
         let printed = guest.shell(&script, SHORT)?;
@@ -152,8 +153,9 @@ fn tcp_each_way(guest: &Guest, wire: Wire, family: Family, bytes: u64) -> Result
 /// UDP echoes of a few lengths.
 fn udp_echoes(guest: &Guest, wire: Wire, family: Family) -> Result<()> {
     let to = socket(wire.peer[family_name(family)], 5012);
+    let listening = until_listening("ip netns exec peer ", 5012);
     let script = format!(
-        "ip netns exec peer /agent udp-echo --listen {to} &\necho=$!\nsleep 0.3\ncode=0\n\
+        "ip netns exec peer /agent udp-echo --listen {to} &\necho=$!\n{listening}\ncode=0\n\
          /agent udp-sweep --to {to} --lengths 1-3,100,1000-1003,1400 >/tmp/swept || code=$?\n\
          kill $echo\n[ $code = 0 ] || cat /tmp/swept >&2\nexit $code"
     );

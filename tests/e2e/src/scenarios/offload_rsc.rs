@@ -8,7 +8,7 @@ use guest_agent::tcp;
 use crate::guest::{End, Guest, SHORT};
 use crate::packets::{message, udp4, with_word, Piece};
 use crate::scenario::{Driver, Machine, Scenario, Set};
-use crate::traffic::{Bulk, Family};
+use crate::traffic::{until_listening, Bulk, Family};
 
 const MIB: u64 = 1 << 20;
 
@@ -175,13 +175,14 @@ fn forward(guest: &Guest) -> Result<()> {
 
 /// Sends 4 MiB from the namespace `peer` through the guest to the namespace `far`, and verifies them.
 fn route(guest: &Guest) -> Result<()> {
-    const SCRIPT: &str = "
-ip netns exec far /agent tcp-receive --listen 10.0.1.2:5009 --connections 2 --patience 60 >/tmp/routed &
-sleep 0.5
-ip netns exec peer /agent tcp-send --to 10.0.1.2:5009 --connections 2 --bytes 2097152
-wait
-cat /tmp/routed";
-    let printed = guest.shell(SCRIPT, SHORT)?;
+    let listening = until_listening("ip netns exec far ", 5009);
+    let script = format!(
+        "ip netns exec far /agent tcp-receive --listen 10.0.1.2:5009 --connections 2 --patience 60 >/tmp/routed &\n\
+         {listening}\n\
+         ip netns exec peer /agent tcp-send --to 10.0.1.2:5009 --connections 2 --bytes 2097152\n\
+         wait\ncat /tmp/routed"
+    );
+    let printed = guest.shell(&script, SHORT)?;
     let reports: Vec<tcp::Report> = serde_json::Deserializer::from_str(&printed)
         .into_iter()
         .collect::<Result<_, _>>()?;
