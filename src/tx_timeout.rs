@@ -47,5 +47,9 @@ pub(crate) fn report(dev: &Device<Adapter>, queue: u16, section: SoftIrq<'_>) {
             tx.wake,
         ),
     );
+    if channel.reference().rescinded() {
+        // Nobody sends on a stopped queue, which is how a loss is noticed otherwise.
+        napi.shared.lost_channel();
+    }
     napi.schedule();
 }
