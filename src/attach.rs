@@ -9,7 +9,7 @@
 use crate::buffers::{ReceiveArea, SendArea};
 use crate::control::{Buffers, Line};
 use crate::device::{Adapter, DataPath};
-use crate::net::{Config, Device, Napi, TxQueueGuard};
+use crate::net::{Config, DeletedNapi, Device, Napi, TxQueueGuard, Unpublished};
 use crate::queue::{OpenChannel, Queue, Registration, Shared};
 use crate::rndis::{
     bringup::{Bringup, BringupError, Negotiated, OnRefusal},
@@ -45,7 +45,12 @@ struct Parts {
     queues: KVec<Registration>,
     shared: Arc<Shared>,
     /// Room for the queues when they are closed.
-    closed: KVec<Arc<Napi<Queue>>>,
+    closed: KVec<DeletedNapi<Queue>>,
+    /// Room for their channels.
+    closing: KVec<Unpublished<OpenChannel>>,
+    /// The areas that polls used, once none runs any more.
+    receive: Option<Unpublished<ReceiveArea>>,
+    send: Option<Unpublished<SendArea>>,
     /// Until the primary channel is closed.
     buffers: Option<Buffers>,
     /// The send buffer before its sections are known.
@@ -188,6 +193,9 @@ impl Parts {
             queues: KVec::with_capacity(MAX_CHANNELS.into(), GFP_KERNEL)?,
             shared: Shared::new(dev)?,
             closed: KVec::with_capacity(MAX_CHANNELS.into(), GFP_KERNEL)?,
+            closing: KVec::with_capacity(MAX_CHANNELS.into(), GFP_KERNEL)?,
+            receive: None,
+            send: None,
             buffers: Some(Buffers::new()?),
             unsectioned: None,
             established: Established::default(),
@@ -276,8 +284,9 @@ impl Parts {
     }
 
     /// Undoes what is established and gives the closed primary channel back.
+    #[inline(never)]
     fn undo(
-        mut self,
+        &mut self,
         dev: &Device<Adapter>,
         config: &Config<'_>,
         ids: &mut RequestIds,
@@ -290,11 +299,13 @@ impl Parts {
                 Step::StopPolling => self.queues.iter_mut().for_each(Registration::disable),
                 Step::Close => channel = self.close(dev, config),
                 Step::UnshareReceiveBuffer { .. } => {
-                    let area = self.shared.receive.retire(config);
+                    self.unpublish_areas(config);
+                    let area = self.receive.take().map(Unpublished::take);
                     unshare(dev, area.map(|area| KBox::into_inner(area).buffer));
                 }
                 Step::UnshareSendBuffer { .. } => {
-                    let area = self.shared.send.retire(config);
+                    self.unpublish_areas(config);
+                    let area = self.send.take().map(Unpublished::take);
                     let buffer = area.map(|area| KBox::into_inner(area).buffer);
                     unshare(dev, buffer.or_else(|| self.unsectioned.take()));
                 }
@@ -340,38 +351,54 @@ impl Parts {
         }
     }
 
+    /// Nobody finds the two areas from here on.
+    fn unpublish_areas(&mut self, config: &Config<'_>) {
+        if self.receive.is_none() {
+            self.receive = self.shared.receive.unpublish(config);
+        }
+        if self.send.is_none() {
+            self.send = self.shared.send.unpublish(config);
+        }
+    }
+
     /// Closes the sub-channels, then the primary, and gives up what was in flight. Polls are stopped.
     ///
     /// If the host does not let go of the primary in time, what it may still read is kept until it does.
     #[inline(never)]
     fn close(&mut self, dev: &Device<Adapter>, config: &Config<'_>) -> Option<Channel> {
-        let mut read_by_host = (core::mem::take(&mut self.closed), self.buffers.take());
+        // First everything is made unreachable, so that there is one wait for whoever still sees any of it.
+        self.unpublish_areas(config);
         // The queues come off from the last to the first.
         while let Some(queue) = self.queues.pop() {
-            let napi = queue.napi();
-            let channel = napi.channel.retire(config).map(KBox::into_inner);
-            // There is room: the capacity is 64.
-            if let Err(error) = read_by_host.0.push_within_capacity(napi.clone()) {
-                core::mem::forget(error);
+            let channel = queue.napi().channel.unpublish(config);
+            // There is room for both: the capacity is 64.
+            let kept = self.closed.push_within_capacity(queue.delete());
+            kept.unwrap_or_else(core::mem::forget);
+            if let Some(channel) = channel {
+                let kept = self.closing.push_within_capacity(channel);
+                kept.unwrap_or_else(core::mem::forget);
             }
-            if napi.index != 0 {
-                // Only lets go of it: the host learns of it when the primary is closed.
-                drop(channel);
-                continue;
-            }
-            let returned = dev.returned.clone();
-            let late = move |channel| returned.put(channel);
-            let (channel, (queues, _)) = channel?
-                .close(Deadline::after(CALL_MS), read_by_host, late)
-                .inspect_err(|error| {
-                    let text = format_args!("host does not let go of the channel: {error:?}");
-                    Adapter::say_err(dev, text);
-                })
-                .ok()?;
-            queues.iter().for_each(|queue| forget_packets(dev, queue));
-            return Some(channel);
         }
-        None
+        let read_by_host = (core::mem::take(&mut self.closed), self.buffers.take());
+        let mut primary = None;
+        for channel in core::mem::take(&mut self.closing) {
+            let channel = KBox::into_inner(channel.take());
+            if channel.reference().is_primary() {
+                primary = Some(channel);
+            }
+            // Only lets go of the others: the host learns of it when the primary is closed.
+        }
+        let returned = dev.returned.clone();
+        let late = move |channel| returned.put(channel);
+        let (channel, (queues, _)) = primary?
+            .close(Deadline::after(CALL_MS), read_by_host, late)
+            .inspect_err(|error| {
+                let text = format_args!("host does not let go of the channel: {error:?}");
+                Adapter::say_err(dev, text);
+            })
+            .ok()?;
+        queues.iter().for_each(|queue| forget_packets(dev, queue));
+        Some(channel)
     }
 }
 

@@ -137,7 +137,8 @@ impl Control {
             return;
         };
         // From here on a frame that comes stops its queue and goes back to the stack.
-        let path = dev.path.retire(config);
+        let path = dev.path.unpublish(config);
+        // Takes each queue's lock, so no transmit that has seen the path is under way afterwards.
         dev.tx_disable();
         self.channel = attachment.detach(dev, config);
         self.filter = Some(PacketFilter::NONE);

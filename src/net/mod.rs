@@ -20,6 +20,7 @@
 //! are the place to change that.
 
 mod device;
+mod grace_period;
 mod host_pages;
 mod in_flight;
 mod napi;
@@ -40,9 +41,9 @@ pub(crate) mod ethtool;
 pub(crate) use device::{Completed, Device, DeviceRef, Granted, Registration, UniqueDevice};
 pub(crate) use host_pages::{HostPages, PAGE_SIZE};
 pub(crate) use in_flight::{InFlight, Sent};
-pub(crate) use napi::{Napi, NapiRegistration, Poll, PollContext, Progress};
+pub(crate) use napi::{DeletedNapi, Napi, NapiRegistration, Poll, PollContext, Progress};
 pub(crate) use ops::{Operations, ReceiveOffloads, Stats64, TxVerdict};
-pub(crate) use published::Published;
+pub(crate) use published::{Published, Unpublished};
 pub(crate) use queue_stats::{RxQueueStats, TxQueueStats};
 pub(crate) use rx::RxFrame;
 pub(crate) use shared_memory::SharedMemory;

@@ -4,7 +4,7 @@
 //!
 //! C header: `include/linux/netdevice.h`.
 
-use super::{Config, Device, DeviceRef, SoftIrq};
+use super::{grace_period::GracePeriod, Config, Device, DeviceRef, SoftIrq};
 use crate::bindings;
 use core::{
     cell::UnsafeCell,
@@ -113,7 +113,7 @@ impl<T: Poll> Napi<T> {
 
     extern "C" fn poll_trampoline(napi: *mut bindings::napi_struct, budget: c_int) -> c_int {
         // SAFETY: The core calls with the `napi_struct` that was added, which is the `napi` member
-        // of a `Self` that lives until after `netif_napi_del` (`Opaque` is transparent).
+        // of a `Self` that lives until a grace period after the deletion has ended (`Opaque` is transparent).
         let this = unsafe {
             &*kernel::container_of!(napi.cast::<Opaque<bindings::napi_struct>>(), Self, napi)
         };
@@ -206,13 +206,14 @@ impl<'a> PollContext<'a> {
     }
 }
 
-/// A NAPI context in its device's list. Dropping disables it, waits for its poll and deletes it.
+/// A NAPI context in its device's list. Dropping deletes it and waits, see [`NapiRegistration::delete`].
 pub(crate) struct NapiRegistration<T: Poll, D> {
     napi: Arc<Napi<T>>,
     dev: DeviceRef<D>,
     index: u16,
     enabled: bool,
     linked: AtomicBool,
+    listed: bool,
 }
 
 impl<T: Poll, D> NapiRegistration<T, D> {
@@ -242,7 +243,7 @@ impl<T: Poll, D> NapiRegistration<T, D> {
             GFP_KERNEL,
         )?;
         // SAFETY: `dev` is alive and stays so while we hold a reference; `napi` is zeroed, pinned in
-        // its `Arc`, and lives until after the del in `drop`; `index` was checked.
+        // its `Arc`, and lives until a grace period after its deletion has ended (`DeletedNapi`); `index` was checked.
         // INVARIANT: This is the add that `Napi` speaks of.
         unsafe {
             bindings::netif_napi_add_config(
@@ -258,6 +259,7 @@ impl<T: Poll, D> NapiRegistration<T, D> {
             index,
             enabled: false,
             linked: AtomicBool::new(false),
+            listed: true,
         };
         // SAFETY: The device is alive, and the NAPI was just added; it is deleted after the pool has gone.
         let pool = unsafe { create_pool(dev.as_raw(), this.napi.napi.get(), index) }?;
@@ -294,6 +296,37 @@ impl<T: Poll, D> NapiRegistration<T, D> {
         self.linked.store(true, Ordering::Relaxed);
     }
 
+    /// Disables the context, waits for its poll, and takes it off its device's list. What others that run now may
+    /// still see of it stays until the result is dropped, which waits; so several can be deleted for one wait.
+    pub(crate) fn delete(mut self) -> DeletedNapi<T> {
+        self.unlist()
+    }
+
+    /// To be called once.
+    fn unlist(&mut self) -> DeletedNapi<T> {
+        self.disable();
+        let pool = self
+            .napi
+            .page_pool
+            .swap(core::ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: Made in `new`, if at all (null is none); no poll uses it any more. Pages that are still in
+        // socket buffers come back to it later.
+        unsafe { bindings::page_pool_destroy(pool) };
+        // Whoever links holds a `Config`, and so does whoever deletes a linked registration (configuration owns
+        // these).
+        if self.linked.load(Ordering::Relaxed) {
+            self.say_who_serves(core::ptr::null_mut());
+        }
+        // SAFETY: Added in `new`, disabled just now; the device is alive. The memory stays for a grace period:
+        // the result sees to that.
+        unsafe { bindings::__netif_napi_del(self.napi.napi.get()) };
+        self.listed = false;
+        DeletedNapi {
+            napi: self.napi.clone(),
+            readers: GracePeriod::from_now(),
+        }
+    }
+
     /// Under RTNL, or before the device is registered.
     fn say_who_serves(&self, napi: *mut bindings::napi_struct) {
         let (receive, transmit) = (
@@ -311,20 +344,29 @@ impl<T: Poll, D> NapiRegistration<T, D> {
 
 impl<T: Poll, D> Drop for NapiRegistration<T, D> {
     fn drop(&mut self) {
-        self.disable();
-        let pool = self
-            .napi
-            .page_pool
-            .swap(core::ptr::null_mut(), Ordering::Relaxed);
-        // SAFETY: Made in `new`, if at all (null is none); no poll uses it any more. Pages that are still in
-        // socket buffers come back to it later.
-        unsafe { bindings::page_pool_destroy(pool) };
-        // Whoever links holds a `Config`, and so does whoever drops a linked registration (configuration owns
-        // these).
-        if self.linked.load(Ordering::Relaxed) {
-            self.say_who_serves(core::ptr::null_mut());
+        if self.listed {
+            drop(self.unlist());
         }
-        // SAFETY: Added in `new`, disabled just now; the device is alive.
-        unsafe { bindings::netif_napi_del(self.napi.napi.get()) };
+    }
+}
+
+/// A NAPI context that was taken off its device's list, for as long as somebody may see it there. Dropping it waits
+/// for them.
+pub(crate) struct DeletedNapi<T: Poll> {
+    napi: Arc<Napi<T>>,
+    readers: GracePeriod,
+}
+
+impl<T: Poll> Deref for DeletedNapi<T> {
+    type Target = Napi<T>;
+
+    fn deref(&self) -> &Napi<T> {
+        &self.napi
+    }
+}
+
+impl<T: Poll> Drop for DeletedNapi<T> {
+    fn drop(&mut self) {
+        self.readers.wait();
     }
 }

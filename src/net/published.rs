@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An object that packet paths read without a lock and that configuration publishes and retires.
+//! An object that packet paths read without a lock and that configuration publishes and takes back.
 
-use super::{Config, SoftIrq};
-use crate::bindings;
+use super::{grace_period::GracePeriod, Config, SoftIrq};
 use core::{
     marker::PhantomData,
+    mem::ManuallyDrop,
     ops::Deref,
     ptr::{self, NonNull},
     sync::atomic::{AtomicPtr, AtomicU32, Ordering},
@@ -28,7 +28,7 @@ pub(crate) struct Published<T> {
 
 // SAFETY: Ownership of the `T` moves with the slot.
 unsafe impl<T: Send> Send for Published<T> {}
-// SAFETY: Readers on any CPU get `&T`, and `retire` may hand the `T` to another thread than the one
+// SAFETY: Readers on any CPU get `&T`, and `unpublish` may hand the `T` to another thread than the one
 // that published it.
 unsafe impl<T: Send + Sync> Sync for Published<T> {}
 
@@ -47,13 +47,13 @@ impl<T> Published<T> {
     #[inline]
     pub(crate) fn get<'a>(&'a self, _section: SoftIrq<'a>) -> Option<&'a T> {
         // SAFETY: By the invariant the pointer is null or a live `T`. It is dropped only after it
-        // left the slot and `synchronize_net` returned, which waits for this section.
+        // left the slot and a grace period ended, which waits for this section.
         unsafe { self.slot.load(Ordering::Acquire).as_ref() }
     }
 
     /// What is published, for the configuration side: for longer than a softirq section, across sleeps.
     pub(crate) fn get_config<'a>(&'a self, _config: &Config<'_>) -> Option<Lent<'a, T>> {
-        // Before the slot is read: see `retire`.
+        // Before the slot is read: see `unpublish`.
         let count = Count::raise(&self.lent);
         let value = NonNull::new(self.slot.load(Ordering::SeqCst))?;
         // INVARIANT: Counted first, read then.
@@ -74,23 +74,57 @@ impl<T> Published<T> {
             .map_err(|_| unsafe { KBox::from_raw(new) })
     }
 
-    /// Takes the object back once no reader is left. Sleeps.
+    /// Keeps new readers from the object; it is had back by [`Unpublished::take`].
     ///
     /// While the configuration side itself borrows it, which would be a defect of the caller, it is given up:
     /// it is never freed, and `None` comes back as if nothing had been published.
-    pub(crate) fn retire(&self, _config: &Config<'_>) -> Option<KBox<T>> {
-        let old = NonNull::new(self.slot.swap(ptr::null_mut(), Ordering::SeqCst))?;
+    pub(crate) fn unpublish(&self, _config: &Config<'_>) -> Option<Unpublished<T>> {
+        let value = NonNull::new(self.slot.swap(ptr::null_mut(), Ordering::SeqCst))?;
         // Both sides write one variable and then look at the other, all in one total order: whoever still
-        // found `old` in the slot had raised the count before, so it shows here.
+        // found `value` in the slot had raised the count before, so it shows here.
         if self.lent.load(Ordering::SeqCst) != 0 {
-            pr_err!("a published object is retired while it is in use: leaked\n");
+            pr_err!("a published object is taken back while it is in use: leaked\n");
             return None;
         }
-        // SAFETY: No argument; configuration may sleep.
-        unsafe { bindings::synchronize_net() };
-        // SAFETY: By the invariant it came from `into_raw` and was ours; readers that could have
-        // seen it are gone, later ones see null, and nobody had borrowed it when it left the slot.
-        Some(unsafe { KBox::from_raw(old.as_ptr()) })
+        // INVARIANT: By the slot's invariant it came from `into_raw` and was the slot's; it has left it, and
+        // nobody had borrowed it then.
+        Some(Unpublished {
+            value,
+            readers: GracePeriod::from_now(),
+        })
+    }
+}
+
+/// An object that no new reader finds. Dropping it waits for the old ones, as [`Unpublished::take`] does.
+///
+/// # Invariants
+///
+/// `value` came from `KBox::into_raw` and belongs to this object. It left its slot before the moment of
+/// `readers`.
+pub(crate) struct Unpublished<T> {
+    value: NonNull<T>,
+    readers: GracePeriod,
+}
+
+// SAFETY: Ownership of the `T` moves along.
+unsafe impl<T: Send> Send for Unpublished<T> {}
+
+impl<T> Unpublished<T> {
+    /// The object, once no reader is left. Sleeps, unless another wait for readers that came later has ended.
+    pub(crate) fn take(self) -> KBox<T> {
+        let mut this = ManuallyDrop::new(self);
+        this.readers.wait();
+        // SAFETY: By the type invariant it is ours. Readers that could have seen it are gone, later ones saw an
+        // empty slot.
+        unsafe { KBox::from_raw(this.value.as_ptr()) }
+    }
+}
+
+impl<T> Drop for Unpublished<T> {
+    fn drop(&mut self) {
+        self.readers.wait();
+        // SAFETY: As in `take`.
+        drop(unsafe { KBox::from_raw(self.value.as_ptr()) });
     }
 }
 
