@@ -6,7 +6,7 @@
 //! buffers, sub-channels, time. Whatever step fails, what was established before it is undone in the
 //! order of `rndis::teardown`, and the closed channel comes back for another try.
 
-use crate::buffers::{ReceiveArea, SendArea};
+use crate::buffers::{Kept, ReceiveArea, SendArea};
 use crate::control::{Buffers, Line};
 use crate::device::{Adapter, DataPath};
 use crate::net::{Config, DeletedNapi, Device, Napi, TxQueueGuard, Unpublished};
@@ -18,7 +18,7 @@ use crate::rndis::{
     teardown::{self, Established, Step},
 };
 use crate::settings::Settings;
-use crate::vmbus::{self, Channel, Deadline, SharedBuffer, Subchannels};
+use crate::vmbus::{self, Channel, Deadline, Pages, SharedBuffer, Subchannels};
 use kernel::{prelude::*, sync::Arc, time::Msecs};
 
 /// Time that an attach has for all its waits together.
@@ -67,6 +67,7 @@ impl Attachment {
         channel: Channel,
         settings: &Settings,
         on_refusal: OnRefusal,
+        kept: &mut Kept,
     ) -> Result<Self, (Option<Channel>, Error)> {
         let deadline = Deadline::after(ATTACH_MS);
         let mut parts = Parts::open(dev, config, channel, deadline)?;
@@ -74,10 +75,10 @@ impl Attachment {
             Ok(bringup) => bringup,
             Err(error) => {
                 let mut ids = RequestIds::new();
-                return Err((parts.undo(dev, config, &mut ids), error.into()));
+                return Err((parts.undo(dev, config, &mut ids, kept), error.into()));
             }
         };
-        let result = parts.bring_up(dev, config, &mut bringup, deadline);
+        let result = parts.bring_up(dev, config, &mut bringup, deadline, kept);
         let negotiated = bringup.negotiated().clone();
         parts.established = *bringup.established();
         if bringup.buffer_in_flight() && parts.withhold_page().is_err() {
@@ -91,13 +92,18 @@ impl Attachment {
                 parts,
                 ids,
             }),
-            Err(error) => Err((parts.undo(dev, config, &mut ids), error)),
+            Err(error) => Err((parts.undo(dev, config, &mut ids, kept), error)),
         }
     }
 
     /// Takes the device down. Sends nothing more to the host afterwards. `None` if the channel is lost.
-    pub(crate) fn detach(mut self, dev: &Device<Adapter>, config: &Config<'_>) -> Option<Channel> {
-        self.parts.undo(dev, config, &mut self.ids)
+    pub(crate) fn detach(
+        mut self,
+        dev: &Device<Adapter>,
+        config: &Config<'_>,
+        kept: &mut Kept,
+    ) -> Option<Channel> {
+        self.parts.undo(dev, config, &mut self.ids, kept)
     }
 
     /// Channels in use.
@@ -213,6 +219,7 @@ impl Parts {
         config: &Config<'_>,
         bringup: &mut Bringup,
         deadline: Deadline,
+        kept: &mut Kept,
     ) -> Result {
         let primary = self.queues.first().ok_or(ENODEV)?.napi().clone();
         let channel = primary.channel.get_config(config).ok_or(ENODEV)?;
@@ -239,6 +246,7 @@ impl Parts {
             unsectioned,
             subchannels: &mut subchannels,
             deadline,
+            kept,
             not_shared: None,
         };
         let result = line.run(bringup, |action, bringup| {
@@ -290,6 +298,7 @@ impl Parts {
         dev: &Device<Adapter>,
         config: &Config<'_>,
         ids: &mut RequestIds,
+        kept: &mut Kept,
     ) -> Option<Channel> {
         let mut channel = None;
         for step in teardown::steps(vmbus::device::protocol_version(), &self.established) {
@@ -301,13 +310,14 @@ impl Parts {
                 Step::UnshareReceiveBuffer { .. } => {
                     self.unpublish_areas(config);
                     let area = self.receive.take().map(Unpublished::take);
-                    unshare(dev, area.map(|area| KBox::into_inner(area).buffer));
+                    let buffer = area.map(|area| KBox::into_inner(area).buffer);
+                    kept.receive = unshare(dev, buffer);
                 }
                 Step::UnshareSendBuffer { .. } => {
                     self.unpublish_areas(config);
                     let area = self.send.take().map(Unpublished::take);
                     let buffer = area.map(|area| KBox::into_inner(area).buffer);
-                    unshare(dev, buffer.or_else(|| self.unsectioned.take()));
+                    kept.send = unshare(dev, buffer.or_else(|| self.unsectioned.take()));
                 }
             }
         }
@@ -451,14 +461,17 @@ fn forget_packets(dev: &Device<Adapter>, queue: &Napi<Queue>) {
 }
 
 #[inline(never)]
-fn unshare(dev: &Device<Adapter>, buffer: Option<SharedBuffer>) {
+fn unshare(dev: &Device<Adapter>, buffer: Option<SharedBuffer>) -> Option<Pages> {
     let deadline = Deadline::after(CALL_MS);
-    if let Some(Err(error)) = buffer.map(|buffer| buffer.teardown(deadline)) {
-        Adapter::say_err(
-            dev,
-            format_args!("buffer not returned by the host: {error:?}"),
-        );
-    }
+    let result = buffer?.teardown(deadline);
+    result
+        .inspect_err(|error| {
+            Adapter::say_err(
+                dev,
+                format_args!("buffer not returned by the host: {error:?}"),
+            );
+        })
+        .ok()
 }
 
 /// What an attach does on behalf of its state machine.
@@ -471,6 +484,7 @@ struct Setup<'a> {
     unsectioned: &'a mut Option<SharedBuffer>,
     subchannels: &'a mut Subchannels,
     deadline: Deadline,
+    kept: &'a mut Kept,
     /// Why a buffer could not be shared.
     not_shared: Option<Error>,
 }
@@ -505,8 +519,8 @@ impl Setup<'_> {
 
     fn share_receive(&mut self, bytes: u32) -> Result<u32> {
         let place = KBox::<ReceiveArea>::new_uninit(GFP_KERNEL)?;
-        let channel = self.channel.reference().clone();
-        let buffer = SharedBuffer::establish(channel, bytes as usize, self.call_deadline())?;
+        let kept = self.kept.receive.take();
+        let buffer = self.share(bytes, kept)?;
         let handle = buffer.handle();
         let area = place.write(ReceiveArea { buffer, len: bytes });
         self.shared
@@ -517,11 +531,16 @@ impl Setup<'_> {
     }
 
     fn share_send(&mut self, bytes: u32) -> Result<u32> {
-        let channel = self.channel.reference().clone();
-        let buffer = SharedBuffer::establish(channel, bytes as usize, self.call_deadline())?;
+        let kept = self.kept.send.take();
+        let buffer = self.share(bytes, kept)?;
         let handle = buffer.handle();
         *self.unsectioned = Some(buffer);
         Ok(handle)
+    }
+
+    fn share(&self, bytes: u32, kept: Option<Pages>) -> Result<SharedBuffer> {
+        let channel = self.channel.reference().clone();
+        SharedBuffer::establish(channel, bytes as usize, kept, self.call_deadline())
     }
 
     /// Opens sub-channels as they arrive; returns how many are open.

@@ -3,8 +3,18 @@
 //! The two buffers shared with the host for the length of an attach.
 
 use crate::rndis::sections::{lines_needed, SectionLine, Sections};
-use crate::vmbus::SharedBuffer;
+use crate::vmbus::{Pages, SharedBuffer};
 use kernel::prelude::*;
+
+/// Memory of the buffers between a detach and the attach that follows, so that a rebuild need not allocate and
+/// zero them again.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// Of the receive buffer.
+    pub(crate) receive: Option<Pages>,
+    /// Of the send buffer.
+    pub(crate) send: Option<Pages>,
+}
 
 /// Where the host writes frames and control messages, cut into sections by the host.
 pub(crate) struct ReceiveArea {

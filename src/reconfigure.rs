@@ -12,6 +12,7 @@ mod offload;
 mod rss;
 
 use crate::attach::Attachment;
+use crate::buffers::Kept;
 use crate::control::Started;
 use crate::device::Adapter;
 use crate::net::{Config, Device};
@@ -69,6 +70,8 @@ pub(crate) struct Control {
     pub(crate) attachment: Option<Attachment>,
     /// The primary channel, closed, while nothing is attached.
     channel: Option<Channel>,
+    /// Memory for the buffers of the next attach, during a rebuild.
+    kept: Kept,
     /// The filter that the host has, if that is known.
     filter: Option<PacketFilter>,
     /// The user's indirection table had to be given up, which the core does not know yet.
@@ -82,6 +85,7 @@ impl Control {
             settings,
             attachment: None,
             channel: Some(channel),
+            kept: Kept::default(),
             filter: Some(PacketFilter::NONE),
             table_lost: false,
         }
@@ -118,7 +122,11 @@ impl Control {
         if self.attachment.is_some() {
             return Ok(());
         }
-        self.attach(dev, config, OnRefusal::Continue)
+        let result = self.attach(dev, config, OnRefusal::Continue);
+        if result.is_err() {
+            self.kept = Kept::default();
+        }
+        result
     }
 
     /// The MTU that a new interface got, which may be lower than the one asked for.
@@ -129,6 +137,7 @@ impl Control {
     /// Gives the channel up for good.
     pub(crate) fn give_up_channel(&mut self) {
         self.channel = None;
+        self.kept = Kept::default();
     }
 
     /// Takes the device down; frames wait in the stack meanwhile.
@@ -140,7 +149,7 @@ impl Control {
         let path = dev.path.unpublish(config);
         // Takes each queue's lock, so no transmit that has seen the path is under way afterwards.
         dev.tx_disable();
-        self.channel = attachment.detach(dev, config);
+        self.channel = attachment.detach(dev, config, &mut self.kept);
         self.filter = Some(PacketFilter::NONE);
         drop(path);
     }
@@ -176,6 +185,7 @@ impl Control {
     /// Attaches with the settings that worked before, as far as the host grants them now.
     fn go_back(&mut self, dev: &Device<Adapter>, config: &Config<'_>) {
         if let Err(error) = self.attach(dev, config, OnRefusal::Continue) {
+            self.kept = Kept::default();
             dev.carrier_off();
             Adapter::say_err(
                 dev,
@@ -243,7 +253,7 @@ impl Control {
         let channel = self.channel.take().or_else(|| dev.returned.take());
         let channel = channel.ok_or(ENODEV)?;
         let link = dev.link.snapshot();
-        match Attachment::new(dev, config, channel, settings, on_refusal) {
+        match Attachment::new(dev, config, channel, settings, on_refusal, &mut self.kept) {
             Ok(attachment) => self.attachment = Some(attachment),
             Err((channel, error)) => {
                 self.channel = channel;

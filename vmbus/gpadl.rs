@@ -31,12 +31,12 @@ fn edquot() -> Error {
     Error::from_errno(-(kernel::bindings::EDQUOT as i32))
 }
 
-/// Zeroed pages that are contiguous to the kernel, not to the host.
+/// Pages that are contiguous to the kernel, not to the host. What is in them the host may know.
 ///
 /// # Invariants
 ///
 /// `start` points at `len` mapped bytes from `vzalloc`, which belong to this object.
-struct Pages {
+pub struct Pages {
     start: NonNull<u8>,
     len: usize,
 }
@@ -45,6 +45,7 @@ struct Pages {
 unsafe impl Send for Pages {}
 
 impl Pages {
+    /// `len` zeroed bytes.
     fn new(len: usize) -> Result<Self> {
         // SAFETY: No preconditions.
         let start = unsafe { bindings::vzalloc_noprof(len) };
@@ -96,29 +97,38 @@ impl SharedBuffer {
     /// Most bytes that one GPADL can cover: the message counts the bytes of its page list in 16 bits.
     pub const MAX_LEN: usize = 8190 * PAGE;
 
-    /// Allocates `len` zeroed bytes and shares them over `channel`, open or closed.
+    /// Shares `len` bytes over `channel`, open or closed: `kept`, from an earlier buffer of the same device, if
+    /// that is as long, with what is in it; else new zeroed memory.
     ///
     /// Errors: `EINVAL` if `len` is 0, not a multiple of 4096 or above [`SharedBuffer::MAX_LEN`], `ENOMEM`,
     /// `EDQUOT` if the host refuses, `ENODEV` if it has taken the channel away, `ETIMEDOUT` if it has not
     /// answered by `deadline`; should it do so later, the buffer is torn down.
-    pub fn establish(channel: ChannelRef, len: usize, deadline: Deadline) -> Result<Self> {
+    pub fn establish(
+        channel: ChannelRef,
+        len: usize,
+        kept: Option<Pages>,
+        deadline: Deadline,
+    ) -> Result<Self> {
         bounded(
             deadline,
-            move || Self::establish_unlimited(channel, len),
+            move || Self::establish_unlimited(channel, len, kept),
             |late| {
                 // What the host does not give back was leaked and counted.
-                let _ = late.and_then(Self::teardown_unlimited);
+                drop(late.and_then(Self::teardown_unlimited));
             },
         )
         .unwrap_or(Err(ETIMEDOUT))
     }
 
     /// As [`SharedBuffer::establish`], but waits for the host without limit.
-    fn establish_unlimited(channel: ChannelRef, len: usize) -> Result<Self> {
+    fn establish_unlimited(channel: ChannelRef, len: usize, kept: Option<Pages>) -> Result<Self> {
         if len == 0 || len % PAGE != 0 || len > Self::MAX_LEN {
             return Err(EINVAL);
         }
-        let pages = Pages::new(len)?;
+        let pages = match kept.filter(|pages| pages.len == len) {
+            Some(pages) => pages,
+            None => Pages::new(len)?,
+        };
         let mut gpadl = bindings::vmbus_gpadl::default();
         // SAFETY: The channel and the pages are valid, and the length is a multiple of the page size
         // that fits `u32`.
@@ -147,19 +157,18 @@ impl SharedBuffer {
         })
     }
 
-    /// Takes the buffer back from the host and frees it.
+    /// Takes the buffer back from the host. What comes back can be shared again.
     ///
     /// If the host cannot be told or does not acknowledge, the memory is leaked and this fails with `EIO`; with
     /// `ETIMEDOUT` if the host has not answered by `deadline`: the memory is freed when it does.
-    pub fn teardown(self, deadline: Deadline) -> Result {
+    pub fn teardown(self, deadline: Deadline) -> Result<Pages> {
         bounded(deadline, move || self.teardown_unlimited(), drop).unwrap_or(Err(ETIMEDOUT))
     }
 
     /// As [`SharedBuffer::teardown`], but waits for the host without limit.
-    fn teardown_unlimited(mut self) -> Result {
-        let Some(pages) = self.pages.take() else {
-            return Ok(());
-        };
+    fn teardown_unlimited(mut self) -> Result<Pages> {
+        // There until here, by the type invariant.
+        let pages = self.pages.take().ok_or(EINVAL)?;
         // SAFETY: Established by the type invariant, and torn down only here, where `self` ends.
         let result = to_result(unsafe {
             bindings::vmbus_teardown_gpadl(self.channel.as_raw(), &mut self.gpadl)
@@ -171,7 +180,7 @@ impl SharedBuffer {
             pages.leak(&self.channel);
             return result.and(Err(EIO));
         }
-        Ok(())
+        Ok(pages)
     }
 
     /// The name by which the host is told of the buffer.

@@ -46,7 +46,7 @@ pub use self::{
     completion::{Completion, Deadline},
     device::Device,
     driver::{Adapter, DeviceId, Driver, IdTable},
-    gpadl::{SharedBuffer, SharedBytes},
+    gpadl::{Pages, SharedBuffer, SharedBytes},
     receive::Reader,
     send::SendError,
     subchannel::Subchannels,
