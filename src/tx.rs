@@ -68,6 +68,8 @@ pub(crate) fn may_fill_ring(ring_bytes: u32) -> u32 {
 pub(crate) struct TxState {
     /// RNDIS headers of the frames that are sent from their own memory, one place a slot.
     headers: HostPages,
+    /// Where GPA-direct headers are built; what is sent of it was written for that packet.
+    descriptor: KBox<[u8; MAX_DESCRIPTOR]>,
     batch: Option<Batch>,
 }
 
@@ -76,6 +78,7 @@ impl TxState {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             headers: HostPages::new(MAX_IN_FLIGHT.wrapping_mul(HEADER_ROOM) / PAGE_SIZE)?,
+            descriptor: KBox::new([0; MAX_DESCRIPTOR], GFP_KERNEL)?,
             batch: None,
         })
     }
@@ -386,7 +389,7 @@ impl<'a> Tx<'a> {
         self.locked.sent(prepared.wire_bytes);
         let result = put_header(state, id, header)
             .ok_or(SendError::Invalid)
-            .and_then(|header| self.send_pieces(header, &pieces, id));
+            .and_then(|header| self.send_pieces(&mut state.descriptor, header, &pieces, id));
         result.map_err(|error| {
             let skb = self.cancel(id).and_then(|sent| sent.skb);
             self.later(error, skb)
@@ -406,12 +409,12 @@ impl<'a> Tx<'a> {
 
     fn send_pieces(
         &self,
+        buffer: &mut [u8; MAX_DESCRIPTOR],
         header: RndisHeaderRange,
         pieces: &Pieces,
         id: TransactionId,
     ) -> Result<(), SendError> {
         let message = nvsp::rndis_packet(RndisChannel::Data, None, 0);
-        let mut buffer = [0u8; MAX_DESCRIPTOR];
         let build = |buffer| {
             let mut packet = GpaDirect::with_header(buffer, header).ok()?;
             for (address, len) in pieces.iter() {
