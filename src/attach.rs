@@ -6,6 +6,9 @@
 //! buffers, sub-channels, time. Whatever step fails, what was established before it is undone in the
 //! order of `rndis::teardown`, and the closed channel comes back for another try.
 
+mod setup;
+
+use self::setup::Setup;
 use crate::buffers::{Kept, ReceiveArea, SendArea};
 use crate::control::{Buffers, Line};
 use crate::device::{Adapter, DataPath};
@@ -13,12 +16,12 @@ use crate::net::{Config, DeletedNapi, Device, Napi, TxQueueGuard, Unpublished};
 use crate::queue::{OpenChannel, Queue, Registration, Shared};
 use crate::rndis::{
     bringup::{Bringup, BringupError, Negotiated, OnRefusal},
-    event::{Action, Event, RequestIds},
+    event::{Action, RequestIds},
     rss::MAX_CHANNELS,
     teardown::{self, Established, Step},
 };
 use crate::settings::Settings;
-use crate::vmbus::{self, Channel, Deadline, Pages, SharedBuffer, Subchannels};
+use crate::vmbus::{self, Channel, Deadline, Pages, SharedBuffer};
 use kernel::{prelude::*, sync::Arc, time::Msecs};
 
 /// Time that an attach has for all its waits together.
@@ -472,125 +475,6 @@ fn unshare(dev: &Device<Adapter>, buffer: Option<SharedBuffer>) -> Option<Pages>
             );
         })
         .ok()
-}
-
-/// What an attach does on behalf of its state machine.
-struct Setup<'a> {
-    dev: &'a Device<Adapter>,
-    config: &'a Config<'a>,
-    channel: &'a OpenChannel,
-    shared: &'a Arc<Shared>,
-    queues: &'a mut KVec<Registration>,
-    unsectioned: &'a mut Option<SharedBuffer>,
-    subchannels: &'a mut Subchannels,
-    deadline: Deadline,
-    kept: &'a mut Kept,
-    /// Why a buffer could not be shared.
-    not_shared: Option<Error>,
-}
-
-impl Setup<'_> {
-    fn perform(&mut self, action: Action) -> Event<'static> {
-        match action {
-            Action::ShareReceiveBuffer { bytes } => {
-                let result = self.share_receive(bytes);
-                self.shared_or_not(result)
-            }
-            Action::ShareSendBuffer { bytes } => {
-                let result = self.share_send(bytes);
-                self.shared_or_not(result)
-            }
-            Action::OpenSubchannels { count } => Event::SubchannelsOpen {
-                count: self.open_subchannels(count),
-            },
-            _ => Event::SendFailed,
-        }
-    }
-
-    fn shared_or_not(&mut self, result: Result<u32>) -> Event<'static> {
-        match result {
-            Ok(gpadl) => Event::Shared { gpadl },
-            Err(error) => {
-                self.not_shared = Some(error);
-                Event::ShareFailed
-            }
-        }
-    }
-
-    fn share_receive(&mut self, bytes: u32) -> Result<u32> {
-        let place = KBox::<ReceiveArea>::new_uninit(GFP_KERNEL)?;
-        let kept = self.kept.receive.take();
-        let buffer = self.share(bytes, kept)?;
-        let handle = buffer.handle();
-        let area = place.write(ReceiveArea { buffer, len: bytes });
-        self.shared
-            .receive
-            .publish(self.config, area)
-            .map_err(|_| EBUSY)?;
-        Ok(handle)
-    }
-
-    fn share_send(&mut self, bytes: u32) -> Result<u32> {
-        let kept = self.kept.send.take();
-        let buffer = self.share(bytes, kept)?;
-        let handle = buffer.handle();
-        *self.unsectioned = Some(buffer);
-        Ok(handle)
-    }
-
-    fn share(&self, bytes: u32, kept: Option<Pages>) -> Result<SharedBuffer> {
-        let channel = self.channel.reference().clone();
-        SharedBuffer::establish(channel, bytes as usize, kept, self.call_deadline())
-    }
-
-    /// Opens sub-channels as they arrive; returns how many are open.
-    fn open_subchannels(&mut self, count: u16) -> u16 {
-        let deadline = Deadline::after(SUBCHANNELS_MS).min(self.deadline);
-        let arrived = self.subchannels.wait(count, deadline);
-        if arrived < count {
-            Adapter::say_err(
-                self.dev,
-                format_args!("{arrived} of {count} sub-channels arrived in time"),
-            );
-        }
-        let mut open = 0u16;
-        let mut channels = KVec::with_capacity(count.into(), GFP_KERNEL).unwrap_or_default();
-        for channel in self.subchannels.take() {
-            // No more than were asked for.
-            if channels.push_within_capacity(channel).is_err() {
-                break;
-            }
-        }
-        for (index, channel) in (1..=count).zip(channels) {
-            if let Err(error) = self.open_subchannel(index, channel) {
-                let text = format_args!("sub-channel {index} does not open: {error:?}");
-                Adapter::say_err(self.dev, text);
-                break;
-            }
-            open = index;
-        }
-        open
-    }
-
-    fn open_subchannel(&mut self, index: u16, channel: Channel) -> Result {
-        let queue = open_queue(
-            self.dev,
-            self.config,
-            self.shared,
-            index,
-            channel,
-            self.deadline,
-            // The host offers a new one next time.
-            drop,
-        )
-        .map_err(|(_, error)| error)?;
-        // There is room: the capacity is 64, and so is the number of channels.
-        Ok(self.queues.push_within_capacity(queue)?)
-    }
-
-    fn call_deadline(&self) -> Deadline {
-        Deadline::after(CALL_MS).min(self.deadline)
-    }
 }
 
 /// The error number for a failed attach.

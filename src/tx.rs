@@ -75,10 +75,11 @@ pub(crate) struct TxState {
 
 impl TxState {
     /// Nothing pending.
+    #[inline(never)]
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             headers: HostPages::new(MAX_IN_FLIGHT.wrapping_mul(HEADER_ROOM) / PAGE_SIZE)?,
-            descriptor: KBox::new([0; MAX_DESCRIPTOR], GFP_KERNEL)?,
+            descriptor: KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?,
             batch: None,
         })
     }

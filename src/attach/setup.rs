@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an attach does when its state machine asks for more than a message: shared memory and sub-channels.
+
+use super::{open_queue, CALL_MS, SUBCHANNELS_MS};
+use crate::buffers::{Kept, ReceiveArea};
+use crate::device::Adapter;
+use crate::net::{Config, Device};
+use crate::queue::{OpenChannel, Registration, Shared};
+use crate::rndis::event::{Action, Event};
+use crate::vmbus::{Channel, Deadline, Pages, SharedBuffer, Subchannels};
+use kernel::{prelude::*, sync::Arc};
+
+/// What an attach does on behalf of its state machine.
+pub(super) struct Setup<'a> {
+    pub(super) dev: &'a Device<Adapter>,
+    pub(super) config: &'a Config<'a>,
+    pub(super) channel: &'a OpenChannel,
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) queues: &'a mut KVec<Registration>,
+    pub(super) unsectioned: &'a mut Option<SharedBuffer>,
+    pub(super) subchannels: &'a mut Subchannels,
+    pub(super) deadline: Deadline,
+    pub(super) kept: &'a mut Kept,
+    /// Why a buffer could not be shared.
+    pub(super) not_shared: Option<Error>,
+}
+
+impl Setup<'_> {
+    /// Does what `action` asks for, if it is no message.
+    pub(super) fn perform(&mut self, action: Action) -> Event<'static> {
+        match action {
+            Action::ShareReceiveBuffer { bytes } => {
+                let result = self.share_receive(bytes);
+                self.shared_or_not(result)
+            }
+            Action::ShareSendBuffer { bytes } => {
+                let result = self.share_send(bytes);
+                self.shared_or_not(result)
+            }
+            Action::OpenSubchannels { count } => Event::SubchannelsOpen {
+                count: self.open_subchannels(count),
+            },
+            _ => Event::SendFailed,
+        }
+    }
+
+    fn shared_or_not(&mut self, result: Result<u32>) -> Event<'static> {
+        match result {
+            Ok(gpadl) => Event::Shared { gpadl },
+            Err(error) => {
+                self.not_shared = Some(error);
+                Event::ShareFailed
+            }
+        }
+    }
+
+    fn share_receive(&mut self, bytes: u32) -> Result<u32> {
+        let place = KBox::<ReceiveArea>::new_uninit(GFP_KERNEL)?;
+        let kept = self.kept.receive.take();
+        let buffer = self.share(bytes, kept)?;
+        let handle = buffer.handle();
+        let area = place.write(ReceiveArea { buffer, len: bytes });
+        self.shared
+            .receive
+            .publish(self.config, area)
+            .map_err(|_| EBUSY)?;
+        Ok(handle)
+    }
+
+    fn share_send(&mut self, bytes: u32) -> Result<u32> {
+        let kept = self.kept.send.take();
+        let buffer = self.share(bytes, kept)?;
+        let handle = buffer.handle();
+        *self.unsectioned = Some(buffer);
+        Ok(handle)
+    }
+
+    fn share(&self, bytes: u32, kept: Option<Pages>) -> Result<SharedBuffer> {
+        let channel = self.channel.reference().clone();
+        SharedBuffer::establish(channel, bytes as usize, kept, self.call_deadline())
+    }
+
+    /// Opens sub-channels as they arrive; returns how many are open.
+    fn open_subchannels(&mut self, count: u16) -> u16 {
+        let deadline = Deadline::after(SUBCHANNELS_MS).min(self.deadline);
+        let arrived = self.subchannels.wait(count, deadline);
+        if arrived < count {
+            Adapter::say_err(
+                self.dev,
+                format_args!("{arrived} of {count} sub-channels arrived in time"),
+            );
+        }
+        let mut open = 0u16;
+        let mut channels = KVec::with_capacity(count.into(), GFP_KERNEL).unwrap_or_default();
+        for channel in self.subchannels.take() {
+            // No more than were asked for.
+            if channels.push_within_capacity(channel).is_err() {
+                break;
+            }
+        }
+        for (index, channel) in (1..=count).zip(channels) {
+            if let Err(error) = self.open_subchannel(index, channel) {
+                let text = format_args!("sub-channel {index} does not open: {error:?}");
+                Adapter::say_err(self.dev, text);
+                break;
+            }
+            open = index;
+        }
+        open
+    }
+
+    fn open_subchannel(&mut self, index: u16, channel: Channel) -> Result {
+        let queue = open_queue(
+            self.dev,
+            self.config,
+            self.shared,
+            index,
+            channel,
+            self.deadline,
+            // The host offers a new one next time.
+            drop,
+        )
+        .map_err(|(_, error)| error)?;
+        // There is room: the capacity is 64, and so is the number of channels.
+        Ok(self.queues.push_within_capacity(queue)?)
+    }
+
+    fn call_deadline(&self) -> Deadline {
+        Deadline::after(CALL_MS).min(self.deadline)
+    }
+}
