@@ -25,6 +25,8 @@
 //! | `offloads` | `name`, `offloads`: as after `offloads=` of `--nic` | null; the guest is told when it next attaches |
 //! | `inject-frame` | `name`, `frame`: hex | null; delivered as if it came from the back end |
 //! | `inject-messages` | `name`, `messages`: list of hex or `HEX*N` | null; RNDIS messages, unchecked, in one ring packet on channel 0 |
+//! | `inject-packet` | `name`, `channel`, `packet`: [`PacketText`] | null; one ring packet, unchecked |
+//! | `set-index` | `name`, `channel`, `index`: `write` or `read`, `value` | null; the index of the ring the host writes or reads |
 //! | `rescind` | `name`, `channel`: sub-channel index from 1 | null |
 //! | `poweroff` | | null; presses the ACPI power button |
 //! | `quit` | | null; ends the host program |
@@ -35,9 +37,50 @@ use serde_json::Value;
 use crate::backend::generator::Load;
 use crate::config::NicSpec;
 use crate::fault::FaultSpec;
-use crate::netvsp::OffloadSupport;
+use crate::netvsp::{OffloadSupport, RingIndex};
+use crate::vmbus::ring::RawPacket;
 
 pub mod server;
+
+/// A ring packet as text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PacketText {
+    /// Number of the packet type: 6 in-band, 7 transfer pages, 11 completion.
+    pub kind: u16,
+    /// Descriptor flags; 1 asks for a completion.
+    #[serde(default)]
+    pub flags: u16,
+    /// Transaction id.
+    #[serde(default)]
+    pub transaction: u64,
+    /// Type-specific header in hexadecimal.
+    #[serde(default)]
+    pub header: String,
+    /// Payload in hexadecimal.
+    #[serde(default)]
+    pub payload: String,
+    /// Wrong length of descriptor and header, in units of 8 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset8: Option<u16>,
+    /// Wrong length of the packet, in units of 8 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub len8: Option<u16>,
+}
+
+impl PacketText {
+    fn raw(&self) -> Result<RawPacket, String> {
+        Ok(RawPacket {
+            kind: self.kind,
+            flags: self.flags,
+            id: self.transaction,
+            header: hex(&self.header)?,
+            payload: hex(&self.payload)?,
+            offset8: self.offset8,
+            len8: self.len8,
+        })
+    }
+}
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +176,26 @@ pub enum Command {
         /// The messages in hexadecimal, one for each range of the packet; `HEX*N` stands for N of them.
         messages: Vec<String>,
     },
+    /// Writes a ring packet to the guest, unchecked.
+    InjectPacket {
+        /// Name of the NIC.
+        name: String,
+        /// Channel index.
+        channel: u16,
+        /// The packet.
+        packet: PacketText,
+    },
+    /// Writes an index of a channel's rings.
+    SetIndex {
+        /// Name of the NIC.
+        name: String,
+        /// Channel index.
+        channel: u16,
+        /// Which.
+        index: RingIndex,
+        /// Its value.
+        value: u32,
+    },
     /// Takes a sub-channel away.
     Rescind {
         /// Name of the NIC.
@@ -196,6 +259,16 @@ pub trait ControlTarget: Send + Sync {
     fn set_offloads(&self, name: &str, offloads: OffloadSupport) -> Result<(), String>;
     /// Delivers a frame.
     fn inject_frame(&self, name: &str, frame: Vec<u8>) -> Result<(), String>;
+    /// Writes a ring packet to the guest, unchecked.
+    fn inject_packet(&self, name: &str, channel: u16, packet: RawPacket) -> Result<(), String>;
+    /// Writes an index of a channel's rings.
+    fn set_index(
+        &self,
+        name: &str,
+        channel: u16,
+        which: RingIndex,
+        value: u32,
+    ) -> Result<(), String>;
     /// Writes RNDIS messages to the guest, unchecked.
     fn inject_messages(&self, name: &str, messages: Vec<Vec<u8>>) -> Result<(), String>;
     /// Rescinds a sub-channel.
@@ -248,6 +321,21 @@ pub fn execute(target: &dyn ControlTarget, command: Command) -> Outcome {
             let messages: Result<Vec<_>, _> = messages.iter().map(|text| repeated(text)).collect();
             null(messages.and_then(|messages| target.inject_messages(&name, messages.concat())))
         }
+        Command::InjectPacket {
+            name,
+            channel,
+            packet,
+        } => null(
+            packet
+                .raw()
+                .and_then(|packet| target.inject_packet(&name, channel, packet)),
+        ),
+        Command::SetIndex {
+            name,
+            channel,
+            index,
+            value,
+        } => null(target.set_index(&name, channel, index, value)),
         Command::Rescind { name, channel } => null(target.rescind(&name, channel)),
         Command::Poweroff => {
             target.power_button();
@@ -323,6 +411,19 @@ mod tests {
         let request = parse(json!({"cmd": "fault-log"}));
         assert_eq!(request.command, Command::FaultLog { reset: false });
         assert!(serde_json::from_value::<Request>(json!({"cmd": "dance"})).is_err());
+        let packet = json!({"kind": 6, "payload": "0102", "len8": 2});
+        let request = json!({"cmd": "inject-packet", "name": "a", "channel": 0, "packet": packet});
+        let Command::InjectPacket { packet, .. } = parse(request).command else {
+            panic!("another command");
+        };
+        let raw = packet.raw().unwrap();
+        assert_eq!((raw.payload, raw.len8), (vec![1, 2], Some(2)));
+        let set =
+            json!({"cmd": "set-index", "name": "a", "channel": 1, "index": "read", "value": 9});
+        let Command::SetIndex { index, .. } = parse(set).command else {
+            panic!("another command");
+        };
+        assert_eq!(index, RingIndex::Read);
     }
 
     #[test]

@@ -8,11 +8,14 @@
 //! and then fail the k-th of them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 use thiserror::Error;
+
+use crate::corruption::Corruption;
 
 /// Recorded checks are kept up to this number; later ones are only counted.
 const LOG_LIMIT: usize = 16 * 1024;
@@ -31,12 +34,16 @@ pub enum FaultAction {
     Rescind,
     /// Answer with this status code.
     Status(u32),
+    /// Serve the request, and spoil the answer. For the points of NVSP and RNDIS, and for
+    /// `vmbus.offer-subchannel`; at another point of VMBus, or where there is no answer, it is as if
+    /// there were no fault.
+    Corrupt(Corruption),
 }
 
 /// Which requests fail, and how.
 ///
 /// In JSON: `{"point": "rndis.query.*", "nth": 2, "count": 1, "action": "refuse"}` or
-/// `"action": {"grant": 2}`.
+/// `"action": {"grant": 2}` or `"action": {"corrupt": {"truncate": 4}}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultSpec {
@@ -88,6 +95,8 @@ struct Inner {
 #[derive(Default)]
 pub struct FaultPoints {
     inner: Mutex<Inner>,
+    /// There are faults in `inner`.
+    armed: AtomicBool,
 }
 
 impl FaultPoints {
@@ -113,6 +122,7 @@ impl FaultPoints {
             matches: 0,
             firings: 0,
         });
+        self.armed.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -141,9 +151,16 @@ impl FaultPoints {
         action
     }
 
+    /// Whether any fault is installed. Points that are reached with every packet are checked, and recorded,
+    /// only then.
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed)
+    }
+
     /// Removes every fault. The record of points and the counts of firings stay.
     pub fn clear(&self) {
         self.lock().faults.clear();
+        self.armed.store(false, Ordering::Relaxed);
     }
 
     /// The points that were checked since the last [`FaultPoints::reset_log`], in order.
@@ -337,6 +354,9 @@ mod tests {
             serde_json::from_str(r#"{"point":"nvsp.subchannel","nth":1,"action":{"grant":2}}"#)
                 .unwrap();
         assert_eq!(grant.action, FaultAction::Grant(2));
+        let spoilt = r#"{"point":"rndis.query.*","action":{"corrupt":{"truncate":4}}}"#;
+        let spoilt: FaultSpec = serde_json::from_str(spoilt).unwrap();
+        assert_eq!(spoilt.action, FaultAction::Corrupt(Corruption::Truncate(4)));
         assert!(serde_json::from_str::<FaultSpec>(r#"{"point":"x","action":"explode"}"#).is_err());
     }
 }

@@ -19,7 +19,8 @@ use crate::control::ControlTarget;
 use crate::fault::FaultSpec;
 use crate::machine::outcome::Outcome;
 use crate::machine::Shared;
-use crate::netvsp::{Netvsp, NicConfig, NicHandle, NvspVersion, OffloadSupport};
+use crate::netvsp::{Netvsp, NicConfig, NicHandle, NvspVersion, OffloadSupport, RingIndex};
+use crate::vmbus::ring::RawPacket;
 use crate::vmbus::server::{DeviceId, VmbusServer};
 
 /// A NIC that is on the bus.
@@ -276,6 +277,20 @@ impl ControlTarget for TestHost {
 
     fn inject_messages(&self, name: &str, messages: Vec<Vec<u8>>) -> Result<(), String> {
         self.with_nic(name, |nic| nic.handle.inject_messages(messages))?
+    }
+
+    fn inject_packet(&self, name: &str, channel: u16, packet: RawPacket) -> Result<(), String> {
+        self.with_nic(name, |nic| nic.handle.inject_packet(channel, packet))?
+    }
+
+    fn set_index(
+        &self,
+        name: &str,
+        channel: u16,
+        which: RingIndex,
+        value: u32,
+    ) -> Result<(), String> {
+        self.with_nic(name, |nic| nic.handle.set_index(channel, which, value))?
     }
 
     fn rescind(&self, name: &str, channel: u16) -> Result<(), String> {

@@ -15,6 +15,7 @@
 pub mod backend;
 pub mod config;
 pub mod control;
+pub mod corruption;
 pub mod counters;
 pub mod fault;
 pub mod host;

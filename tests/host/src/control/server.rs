@@ -83,8 +83,9 @@ mod tests {
     use crate::backend::generator::Load;
     use crate::config::NicSpec;
     use crate::fault::FaultSpec;
-    use crate::netvsp::OffloadSupport;
+    use crate::netvsp::{OffloadSupport, RingIndex};
     use crate::stream::Endpoint;
+    use crate::vmbus::ring::RawPacket;
     use serde_json::json;
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::UnixStream;
@@ -149,6 +150,14 @@ mod tests {
         }
         fn inject_messages(&self, name: &str, messages: Vec<Vec<u8>>) -> Result<(), String> {
             self.note(format!("messages {name} {messages:?}"));
+            Ok(())
+        }
+        fn inject_packet(&self, name: &str, _: u16, packet: RawPacket) -> Result<(), String> {
+            self.note(format!("packet {name} {}", packet.kind));
+            Ok(())
+        }
+        fn set_index(&self, name: &str, _: u16, _: RingIndex, value: u32) -> Result<(), String> {
+            self.note(format!("index {name} {value}"));
             Ok(())
         }
         fn rescind(&self, _: &str, _: u16) -> Result<(), String> {

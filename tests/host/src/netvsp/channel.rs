@@ -15,6 +15,7 @@ use crate::vmbus::ring::{PacketType, RingPair, WriteError};
 const OUTBOX_LIMIT: usize = 1024;
 
 /// A ring packet to the guest.
+#[derive(Clone)]
 pub struct Outgoing {
     /// Kind.
     pub kind: PacketType,

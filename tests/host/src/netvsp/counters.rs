@@ -60,6 +60,12 @@ pub struct NicCounters {
     pub rx_coalesced_pieces: u64,
     /// RNDIS messages injected from the control socket.
     pub rx_injected: u64,
+    /// Ring packets injected from the control socket.
+    pub injected_packets: u64,
+    /// Completions of them by the guest.
+    pub injected_completed: u64,
+    /// Of those, completions with a failure status.
+    pub injected_refused: u64,
     /// Frames the guest's filter did not let in.
     pub rx_filtered: u64,
     /// Frames that RSS sent to a channel which is not open; they went to the primary one.

@@ -4,13 +4,14 @@
 //! worker thread.
 
 use std::io;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{sync_channel, SyncSender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{json, Value};
 
+use super::attack::RingIndex;
 use super::config::{NicConfig, OffloadSupport};
 use super::nic::Nic;
 use super::worker::{Command, Mailbox, Worker};
@@ -18,6 +19,7 @@ use crate::backend::frame::Frame;
 use crate::backend::pcap::Capture;
 use crate::backend::Backend;
 use crate::vmbus::device::{DeviceHost, Guid, Offer, OpenChannel, VmbusDevice};
+use crate::vmbus::ring::RawPacket;
 
 /// Class GUID of network devices, f8615163-df3e-46c5-913f-f2d2f965ed0e.
 pub const NETWORK_CLASS: Guid = [
@@ -117,8 +119,33 @@ impl NicHandle {
     ///
     /// If they cannot be written now; the text says why.
     pub fn inject_messages(&self, messages: Vec<Vec<u8>>) -> Result<(), String> {
+        self.ask(|reply| Command::InjectMessages(messages, reply))
+    }
+
+    /// Writes a ring packet to a channel as it is.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written now; the text says why.
+    pub fn inject_packet(&self, channel: u16, packet: RawPacket) -> Result<(), String> {
+        self.ask(|reply| Command::InjectPacket(channel, packet, reply))
+    }
+
+    /// Writes an index of a channel's rings.
+    ///
+    /// # Errors
+    ///
+    /// If the channel is not open.
+    pub fn set_index(&self, channel: u16, which: RingIndex, value: u32) -> Result<(), String> {
+        self.ask(|reply| Command::SetIndex(channel, which, value, reply))
+    }
+
+    fn ask(
+        &self,
+        command: impl FnOnce(SyncSender<Result<(), String>>) -> Command,
+    ) -> Result<(), String> {
         let (reply, answer) = sync_channel(1);
-        self.mailbox.send(Command::InjectMessages(messages, reply));
+        self.mailbox.send(command(reply));
         match answer.recv_timeout(REPORT_TIMEOUT) {
             Ok(done) => done,
             Err(_) => Err("the NIC's worker does not answer".to_owned()),

@@ -8,8 +8,10 @@
 //! * `tx`, `tx_message`: frames from the guest; `rx`, `rx_message`: frames to it.
 //! * `offload`, `rss`, `toeplitz`, `filter`: what the guest configures.
 //! * `nvsp_wire`, `rndis_wire`, `oid`: layouts, read independently of the driver's.
+//! * `attack`: what a hostile host does, on request.
 //! * `config`, `counters`, `report`: what goes in from and out to the command line.
 
+mod attack;
 mod buffers;
 mod channel;
 pub mod config;
@@ -37,6 +39,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use attack::RingIndex;
 pub use config::{NicConfig, OffloadSupport, RxOverload};
 pub use device::{Netvsp, NicHandle};
 pub use nvsp_wire::NvspVersion;

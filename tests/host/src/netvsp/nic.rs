@@ -14,6 +14,7 @@ use super::session::Session;
 use crate::backend::frame::Frame;
 use crate::backend::pcap::Capture;
 use crate::backend::Backend;
+use crate::corruption::Corruption;
 use crate::fault::FaultAction;
 use crate::vmbus::device::{DeviceHost, OpenChannel};
 
@@ -44,6 +45,8 @@ pub struct Nic {
     pub(super) link_up: bool,
     pub(super) speed_mbps: u32,
     pub(super) counters: NicCounters,
+    /// What becomes of the answer to the request being served.
+    pub(super) corruption: Option<Corruption>,
 }
 
 impl Nic {
@@ -65,6 +68,7 @@ impl Nic {
             channels: BTreeMap::new(),
             session: Session::new(),
             counters: NicCounters::default(),
+            corruption: None,
         }
     }
 
@@ -96,14 +100,19 @@ impl Nic {
         }
     }
 
-    /// Asks the fault points. A fault that takes the device away is carried out here.
-    pub(super) fn fault(&self, point: &str) -> Fault {
+    /// Asks the fault points. A fault that takes the device away is carried out here, one that spoils the
+    /// answer is noted for the answer.
+    pub(super) fn fault(&mut self, point: &str) -> Fault {
         match self.host.faults().check(point) {
             None => Fault::None,
             Some(FaultAction::Grant(count)) => Fault::Grant(count),
             Some(FaultAction::Refuse) => Fault::Refuse,
             Some(FaultAction::Status(status)) => Fault::Status(status),
             Some(FaultAction::Silent) => Fault::Silent,
+            Some(FaultAction::Corrupt(corruption)) => {
+                self.corruption = Some(corruption);
+                Fault::None
+            }
             Some(FaultAction::Rescind) => {
                 self.host.rescind_subchannel(0);
                 Fault::Silent
@@ -121,6 +130,14 @@ impl Nic {
 
     /// Queues a packet for a channel, if it is open.
     pub(super) fn queue(&mut self, channel: u16, packet: Outgoing) {
+        if let Some(corruption) = self.corruption.take() {
+            return self.queue_spoilt(channel, packet, corruption);
+        }
+        self.queue_now(channel, packet);
+    }
+
+    /// Queues a packet as it is.
+    pub(super) fn queue_now(&mut self, channel: u16, packet: Outgoing) {
         if let Some(channel) = self.channels.get_mut(&channel) {
             channel.outbox.push_back(packet);
         }
@@ -157,7 +174,9 @@ impl Nic {
             *entry = (index % channels).into();
         }
         let message = nvsp_wire::build(kind::SEND_INDIRECTION_TABLE, &table, 0);
-        self.queue(0, Outgoing::in_band(message));
+        if self.fault("nvsp.send-table") != Fault::Silent {
+            self.queue(0, Outgoing::in_band(message));
+        }
     }
 
     /// Records a frame in the capture file.
@@ -212,6 +231,8 @@ impl Nic {
 
     /// Whether anything waits for the guest to make room.
     pub fn waits_for_room(&self) -> bool {
-        !self.session.control.is_empty() || self.channels.values().any(Channel::waits_for_room)
+        !self.session.control.is_empty()
+            || !self.session.late.is_empty()
+            || self.channels.values().any(Channel::waits_for_room)
     }
 }

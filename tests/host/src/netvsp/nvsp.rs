@@ -51,6 +51,12 @@ impl Nic {
         if self.session.deaf {
             return;
         }
+        self.take_packet(index, packet);
+        // A request without answer leaves it behind.
+        self.corruption = None;
+    }
+
+    fn take_packet(&mut self, index: u16, packet: &Packet) {
         match packet.kind {
             PacketType::Completion => self.on_completion(index, packet),
             PacketType::InBand | PacketType::GpaDirect => self.on_message(index, packet),
@@ -459,6 +465,9 @@ impl Nic {
             Err(error) => return self.violation("nvsp.bad-completion", error),
         };
         let id = packet.transaction_id;
+        if self.session.injected.remove(&id) {
+            return self.count_injected(status);
+        }
         let outcome = match &mut self.session.receive {
             Some(receive) => receive.complete(index, id),
             None => Err(BadCompletion::Unknown),

@@ -246,7 +246,10 @@ impl Nic {
 
     /// Queues a control message to the guest.
     fn reply(&mut self, message: Vec<u8>) {
-        self.session.control.push_back(message);
+        match self.corruption.take() {
+            Some(corruption) => self.reply_spoilt(message, corruption),
+            None => self.session.control.push_back(message),
+        }
     }
 
     /// Sends waiting control messages, each in a receive section of its own.

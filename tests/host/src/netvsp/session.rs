@@ -2,8 +2,9 @@
 
 //! What guest and host agreed on since the guest opened the primary channel.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
+use super::attack::Late;
 use super::buffers::{ReceiveBuffer, SendBuffer};
 use super::config::{NicConfig, DEFAULT_FRAME};
 use super::filter::PacketFilter;
@@ -69,6 +70,10 @@ pub struct Session {
     pub refused: bool,
     /// A fault made the host deaf.
     pub deaf: bool,
+    /// Answers that are kept back.
+    pub late: Vec<Late>,
+    /// Ids of injected packets that the guest has to complete.
+    pub injected: BTreeSet<u64>,
 }
 
 impl Session {

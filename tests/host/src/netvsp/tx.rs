@@ -9,7 +9,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::buffers::SEND_SECTION;
 use super::channel::Outgoing;
-use super::nic::Nic;
+use super::nic::{Fault, Nic};
 use super::nvsp_wire::{status, RndisPacket, NO_SECTION};
 use super::rndis::{rndis_completion, CHANNEL_CONTROL, CHANNEL_DATA, MAX_PACKETS};
 use super::session::RndisState;
@@ -243,11 +243,17 @@ impl Nic {
                 return;
             }
             let status = if ok { status::SUCCESS } else { status::FAIL };
-            channel.outbox.push_back(Outgoing {
+            let completion = Outgoing {
                 releases: section,
                 data_completion: true,
                 ..Outgoing::completion(packet.transaction_id, rndis_completion(status, message_len))
-            });
+            };
+            if !self.host.faults().is_armed() {
+                return channel.outbox.push_back(completion);
+            }
+            if self.fault("nvsp.rndis-completion") != Fault::Silent {
+                self.queue(index, completion);
+            }
         }
     }
 

@@ -13,12 +13,14 @@ use serde_json::Value;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
+use super::attack::RingIndex;
 use super::config::OffloadSupport;
 use super::nic::Nic;
 use super::nvsp_wire::NvspVersion;
 use super::rndis_wire::status;
 use crate::backend::frame::Frame;
 use crate::vmbus::device::OpenChannel;
+use crate::vmbus::ring::RawPacket;
 
 /// What others ask of the worker.
 pub enum Command {
@@ -38,6 +40,10 @@ pub enum Command {
     Offloads(OffloadSupport),
     /// Write RNDIS messages to the guest as they are.
     InjectMessages(Vec<Vec<u8>>, SyncSender<Result<(), String>>),
+    /// Write a ring packet to a channel as it is.
+    InjectPacket(u16, RawPacket, SyncSender<Result<(), String>>),
+    /// Write an index of a channel's rings.
+    SetIndex(u16, RingIndex, u32, SyncSender<Result<(), String>>),
     /// Report state and counters.
     Report(SyncSender<Value>),
     /// End.
@@ -188,6 +194,7 @@ impl Worker {
             self.backend_ready = false;
             self.nic.receive(&mut self.frames);
         }
+        self.nic.release_late();
         self.nic.flush();
         self.arm_backend();
     }
@@ -231,6 +238,12 @@ impl Worker {
                 Command::Offloads(offloads) => self.nic.config.offloads = offloads,
                 Command::InjectMessages(messages, reply) => {
                     let _ = reply.send(self.nic.inject_messages(&messages));
+                }
+                Command::InjectPacket(index, packet, reply) => {
+                    let _ = reply.send(self.nic.inject_packet(index, &packet));
+                }
+                Command::SetIndex(index, which, value, reply) => {
+                    let _ = reply.send(self.nic.set_index(index, which, value));
                 }
                 Command::Report(reply) => {
                     if let Some(capture) = &mut self.nic.capture {

@@ -6,6 +6,7 @@ mod bring_up;
 mod control;
 mod faults;
 mod guest;
+mod hostile;
 pub mod memory;
 mod receive;
 mod recorded;

@@ -106,6 +106,14 @@ impl IncomingRing {
         self.has_data()
     }
 
+    /// Shows the guest an index of the host's choice, until the next packet is read; and interrupts it.
+    pub fn set_index(&self, value: u32) -> Result<(), GpaError> {
+        self.ring
+            .store(Field::ReadIndex, value, Ordering::Release)?;
+        self.link.interrupt();
+        Ok(())
+    }
+
     fn set_mask(&self, mask: u32) {
         // Ring memory that is gone shows at the next read.
         let _ = self

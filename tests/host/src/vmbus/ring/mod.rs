@@ -42,7 +42,9 @@ use vm_memory::GuestMemoryMmap;
 
 pub use incoming::IncomingRing;
 pub use outgoing::{OutgoingRing, WriteError};
-pub use packet::{transfer_page_header, Packet, PacketType, TransferRange, COMPLETION_REQUESTED};
+pub use packet::{
+    transfer_page_header, Packet, PacketType, RawPacket, TransferRange, COMPLETION_REQUESTED,
+};
 pub use stats::{ChannelStats, StatsSnapshot};
 
 use super::gpa::PAGE_SIZE;

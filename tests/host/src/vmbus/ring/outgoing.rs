@@ -8,7 +8,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::header::{Field, RingHeader};
-use super::packet::{padded, trailer, Descriptor, PacketType, DESCRIPTOR, TRAILER};
+use super::packet::{padded, trailer, Descriptor, PacketType, RawPacket, DESCRIPTOR, TRAILER};
 use super::{Link, RingError};
 use crate::vmbus::gpa::GpaError;
 
@@ -97,6 +97,45 @@ impl OutgoingRing {
         if signal {
             self.link.interrupt();
         }
+        Ok(())
+    }
+
+    /// Writes bytes as one packet whose descriptor says whatever it says, and interrupts the guest. The
+    /// host goes on behind these bytes, the guest behind what the descriptor says.
+    ///
+    /// # Errors
+    ///
+    /// As [`OutgoingRing::try_write`].
+    pub fn write_raw(&mut self, packet: &RawPacket) -> Result<(), WriteError> {
+        let header = DESCRIPTOR + padded(packet.header.len());
+        let len = header + padded(packet.payload.len());
+        if self.link.is_broken() {
+            return Err(WriteError::Broken);
+        }
+        if len + TRAILER >= self.ring.size() as usize {
+            return Err(WriteError::TooLong(len));
+        }
+        self.reserve(len + TRAILER)?;
+        let descriptor = Descriptor {
+            kind: packet.kind,
+            offset8: packet.offset8.unwrap_or((header / 8) as u16),
+            len8: packet.len8.unwrap_or((len / 8) as u16),
+            flags: packet.flags,
+            transaction_id: packet.id,
+        };
+        let written = self.copy(&descriptor, &packet.header, &[&packet.payload]);
+        let signal = written.and_then(|()| self.publish(len + TRAILER));
+        if signal.map_err(|error| self.gone(error))? {
+            self.link.interrupt();
+        }
+        Ok(())
+    }
+
+    /// Shows the guest an index of the host's choice, until the next packet is written; and interrupts it.
+    pub fn set_index(&self, value: u32) -> Result<(), GpaError> {
+        self.ring
+            .store(Field::WriteIndex, value, Ordering::Release)?;
+        self.link.interrupt();
         Ok(())
     }
 

@@ -96,6 +96,26 @@ pub fn transfer_page_header(page_set: u16, ranges: &[TransferRange]) -> Vec<u8> 
     header
 }
 
+/// A packet to be written as it is, right or wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawPacket {
+    /// Kind, as in the descriptor.
+    pub kind: u16,
+    /// Descriptor flags.
+    pub flags: u16,
+    /// Transaction id.
+    pub id: u64,
+    /// Type-specific header.
+    pub header: Vec<u8>,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// What the descriptor says of the length of descriptor and header, in units of 8 bytes; the truth if
+    /// `None`.
+    pub offset8: Option<u16>,
+    /// What the descriptor says of the length of the packet, in units of 8 bytes; the truth if `None`.
+    pub len8: Option<u16>,
+}
+
 /// The first 16 bytes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Descriptor {

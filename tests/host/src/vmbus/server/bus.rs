@@ -180,7 +180,9 @@ impl Bus {
 
     /// Asks whether a fault is to be played at `point`.
     pub fn fault(&self, point: &str) -> Option<FaultAction> {
-        self.shared.faults.check(point)
+        let action = self.shared.faults.check(point);
+        // Answers on VMBus are for `hv_vmbus`, not for the driver: they are never spoilt.
+        action.filter(|action| !matches!(action, FaultAction::Corrupt(_)))
     }
 
     /// Puts a message to the guest into the queue.
@@ -287,9 +289,11 @@ impl Bus {
         } else {
             "vmbus.offer-subchannel"
         };
-        if self.fault(point).is_some() {
-            return;
-        }
+        let spoil = match self.shared.faults.check(point) {
+            None => None,
+            Some(FaultAction::Corrupt(corruption)) => (index != 0).then_some(corruption),
+            Some(_) => return,
+        };
         let Some(relid) = (1..=MAX_RELID).find(|relid| !self.channels.contains_key(relid)) else {
             tracing::error!(device = %slot.id, index, "no channel number left");
             return;
@@ -312,7 +316,11 @@ impl Bus {
         lock(&self.shared.doorbells).insert(signal_connection(relid), None);
         self.channels
             .insert(relid, Channel::new(slot.clone(), index));
-        self.send(encode(number::OFFERCHANNEL, &offer));
+        let mut message = encode(number::OFFERCHANNEL, &offer);
+        if let Some(corruption) = spoil {
+            corruption.spoil(&mut message);
+        }
+        self.send(message);
     }
 
     fn offers_requested(&self) -> bool {

@@ -125,7 +125,7 @@ impl Bus {
             Some(FaultAction::Silent) => return,
             Some(FaultAction::Rescind) => return self.rescind_device_of(relid),
             Some(FaultAction::Status(status)) => status,
-            Some(FaultAction::Refuse | FaultAction::Grant(_)) => STATUS_UNSUCCESSFUL,
+            Some(_) => STATUS_UNSUCCESSFUL,
             None => self.try_open(relid, open),
         };
         self.send(encode(
@@ -350,7 +350,7 @@ impl Bus {
             Some(FaultAction::Silent) => return,
             Some(FaultAction::Rescind) => return self.rescind_device_of(relid),
             Some(FaultAction::Status(status)) => status,
-            Some(FaultAction::Refuse | FaultAction::Grant(_)) => STATUS_UNSUCCESSFUL,
+            Some(_) => STATUS_UNSUCCESSFUL,
             None => self.retarget(relid, modify.target_vp.get()),
         };
         if self.version() >= version::V5_3 {

@@ -88,7 +88,7 @@ impl Bus {
             Some(FaultAction::Silent) => return,
             Some(FaultAction::Rescind) => return self.rescind_device_of(relid),
             Some(FaultAction::Status(status)) => status,
-            Some(FaultAction::Refuse | FaultAction::Grant(_)) => STATUS_UNSUCCESSFUL,
+            Some(_) => STATUS_UNSUCCESSFUL,
             None => self.establish(relid, handle, range),
         };
         self.send_created(relid, handle, status);
