@@ -191,6 +191,9 @@ impl<'a> Line<'a> {
 
     /// Waits for one message and hands it to `operation`.
     fn wait<O: Operation>(&mut self, operation: &mut O) -> Result<(), O::Error> {
+        // Looked at before, so that what arrived in time counts; and with every message, so that a host
+        // that sends without end does not hold the wait.
+        let late = self.deadline.passed();
         let slice = Deadline::after(SLICE_MS).min(self.deadline);
         let mail = &mut self.buffers.mail;
         let Some((kind, len)) = self.mailbox.take(mail, slice) else {
@@ -203,13 +206,18 @@ impl<'a> Line<'a> {
             return Ok(());
         };
         let bytes = mail.get(..len).unwrap_or(&[]);
-        operation.event(match kind {
+        let event = match kind {
             Mail::Completion(transaction) => Event::Completion {
                 transaction,
                 payload: bytes,
             },
             Mail::Rndis => Event::Rndis(bytes),
-        })
+        };
+        if !late {
+            return operation.event(event);
+        }
+        operation.event(event)?;
+        operation.event(Event::Deadline)
     }
 
     fn unsent(&self) -> Event<'static> {
