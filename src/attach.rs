@@ -115,14 +115,16 @@ impl Attachment {
         self.parts.queues.len() as u16
     }
 
-    /// Whether the host took a sub-channel away, but not the device.
-    pub(crate) fn lost_subchannel(&self, config: &Config<'_>) -> bool {
-        let mut rescinded = self.parts.queues.iter().map(|queue| {
-            let channel = queue.napi().channel.get_config(config);
-            channel.is_some_and(|channel| channel.reference().rescinded())
-        });
+    /// Whether the host took a sub-channel away, or broke the ring of a channel, but has not taken the device.
+    pub(crate) fn lost_channel(&self, config: &Config<'_>) -> bool {
+        let channels = || {
+            let queues = self.parts.queues.iter();
+            queues.filter_map(|queue| queue.napi().channel.get_config(config))
+        };
+        let rescinded = |channel: &OpenChannel| channel.reference().rescinded();
         // The primary comes first.
-        rescinded.next() == Some(false) && rescinded.any(|lost| lost)
+        channels().next().is_some_and(|primary| !rescinded(&primary))
+            && channels().any(|channel| channel.is_broken() || rescinded(&channel))
     }
 
     /// The CPU that channel `index` interrupts.

@@ -2,7 +2,7 @@
 
 //! From the primary channel's poll to whoever waits for the host: control messages, copied.
 //!
-//! The poll never waits for the reader: a message for which there is no room is counted and lost, and the
+//! The poll never waits for the reader: a message for which there is no room is lost (the poll counts it), and the
 //! operation that wanted it runs into its deadline. Closed while no operation is in progress, so that
 //! late answers to an operation that gave up do not reach the next one.
 
@@ -36,7 +36,6 @@ struct Inbox {
     first: usize,
     used: usize,
     open: bool,
-    lost: u64,
 }
 
 /// The messages, and the bell.
@@ -53,7 +52,7 @@ impl Mailbox {
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             inbox <- SpinLockBh::new(
-                Inbox { slots: Self::slots()?, first: 0, used: 0, open: false, lost: 0 },
+                Inbox { slots: Self::slots()?, first: 0, used: 0, open: false },
                 c"hv_netvsc::Mailbox",
                 kernel::static_lock_class!(),
             ),
@@ -86,13 +85,14 @@ impl Mailbox {
         self.inbox.lock().open = false;
     }
 
-    /// Puts a message of `len` bytes in, which `fill` writes, and rings. For the poll.
-    pub(crate) fn put(&self, mail: Mail, len: usize, fill: impl FnOnce(&mut [u8])) {
+    /// Puts a message of `len` bytes in, which `fill` writes, and rings. For the poll. False if nobody waits
+    /// for messages, or there is no room.
+    pub(crate) fn put(&self, mail: Mail, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
         let mut inbox = self.inbox.lock();
         let place = inbox.first.wrapping_add(inbox.used) % SLOTS;
         let room = inbox.used < SLOTS;
         if !inbox.open {
-            return;
+            return false;
         }
         let Some((slot, len)) = inbox
             .slots
@@ -100,8 +100,7 @@ impl Mailbox {
             .filter(|_| room)
             .zip(Some(len).filter(|len| *len <= MAX_MESSAGE))
         else {
-            inbox.lost = inbox.lost.wrapping_add(1);
-            return;
+            return false;
         };
         slot.mail = mail;
         slot.len = len;
@@ -111,6 +110,7 @@ impl Mailbox {
         inbox.used = inbox.used.wrapping_add(1);
         drop(inbox);
         self.arrived.complete();
+        true
     }
 
     /// The oldest message, copied to the start of `buffer`; waits until `deadline`. `None` if none

@@ -197,15 +197,15 @@ impl Control {
         }
     }
 
-    /// Rebuilds the device if the host took a sub-channel away, whose flows would go nowhere.
+    /// Rebuilds the device if the host took a sub-channel away, whose flows would go nowhere, or broke a ring.
     pub(crate) fn repair(&mut self, dev: &Device<Adapter>, config: &Config<'_>) {
-        let lost = |attachment: &Attachment| attachment.lost_subchannel(config);
+        let lost = |attachment: &Attachment| attachment.lost_channel(config);
         if !self.attachment.as_ref().is_some_and(lost) {
             return;
         }
         Adapter::say(
             dev,
-            format_args!("host took a channel away: attaching again"),
+            format_args!("host took a channel away or broke its ring: attaching again"),
         );
         self.detach(dev, config);
         self.go_back(dev, config);

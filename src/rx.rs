@@ -128,6 +128,9 @@ impl Rx<'_> {
         }
         if reader.malformed() > 0 {
             self.stats.rx_bad.add(reader.malformed());
+            if self.channel.is_broken() {
+                self.queue.shared.lost_channel();
+            }
         }
         reader.publish();
         let settled = self.settle(state);
@@ -216,10 +219,10 @@ impl Rx<'_> {
             Transaction::Control(_) if self.queue.index == 0 => {
                 let payload = packet.payload;
                 let len = payload.len().min(nvsp::MESSAGE_LEN);
-                self.queue
-                    .shared
-                    .mailbox
-                    .put(Mail::Completion(id), len, |to| copy(to, payload));
+                let mailbox = &self.queue.shared.mailbox;
+                if !mailbox.put(Mail::Completion(id), len, |to| copy(to, payload)) {
+                    self.stats.bad_completions.add(1);
+                }
             }
             _ => self.stats.bad_completions.add(1),
         }
@@ -364,13 +367,17 @@ impl Rx<'_> {
         let bytes = area
             .buffer
             .view(offset, MAX_MESSAGE.min(range.len() as usize))?;
-        self.queue
+        let taken = self
+            .queue
             .shared
             .mailbox
             .put(Mail::Rndis, bytes.len(), |to| {
                 // The lengths are equal.
                 let _ = bytes.copy_to(to);
             });
+        if !taken {
+            self.stats.bad_completions.add(1);
+        }
         Some(())
     }
 

@@ -376,6 +376,7 @@ impl Channel {
             Ok(session) => Ok(OpenChannel {
                 session,
                 reading: AtomicFlag::new(false),
+                broken: AtomicFlag::new(false),
                 channel: self,
             }),
             Err(error) => Err((self, error)),
@@ -517,6 +518,8 @@ pub struct OpenChannel<H: Interrupt> {
     session: Session<H>,
     /// Whether a [`crate::vmbus::receive::Reader`] exists.
     pub(super) reading: AtomicFlag,
+    /// The host wrote a packet that does not fit what it says it has written.
+    pub(super) broken: AtomicFlag,
     // After `session`: fields are dropped in this order.
     channel: Channel,
 }

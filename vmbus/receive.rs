@@ -17,7 +17,7 @@ use crate::{
     },
 };
 use core::{ptr::NonNull, slice};
-use kernel::sync::atomic::{Acquire, AtomicFlag, Release};
+use kernel::sync::atomic::{Acquire, AtomicFlag, Relaxed, Release};
 
 impl<H: Interrupt> OpenChannel<H> {
     /// The reader of the channel; `None` while there is one already.
@@ -29,6 +29,7 @@ impl<H: Interrupt> OpenChannel<H> {
         Some(Reader {
             raw: self.as_raw(),
             reading: &self.reading,
+            broken: &self.broken,
             current: None,
             unpublished: false,
             malformed: 0,
@@ -48,10 +49,20 @@ impl<H: Interrupt> OpenChannel<H> {
         unsafe { readable(self.as_raw()) }
     }
 
+    /// Whether the host wrote a packet longer than what it says it has written. Where the next one begins
+    /// is not known then: nothing is read any more until the channel has been closed and opened.
+    #[inline]
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Relaxed)
+    }
+
     /// Lets the host interrupt again. True if packets came while it could not: then the reader must
     /// mask and read once more, as the host may not interrupt for them.
     #[inline]
     pub fn unmask(&self) -> bool {
+        if self.is_broken() {
+            return false;
+        }
         // SAFETY: The channel is open, so the ring is mapped.
         unsafe {
             if bindings::hv_end_read(&raw mut (*self.as_raw()).inbound) == 0 {
@@ -88,6 +99,7 @@ unsafe fn readable(raw: *mut bindings::vmbus_channel) -> u32 {
 pub struct Reader<'a> {
     raw: *mut bindings::vmbus_channel,
     reading: &'a AtomicFlag,
+    broken: &'a AtomicFlag,
     /// Bytes in the ring of the packet that was returned last.
     current: Option<u32>,
     unpublished: bool,
@@ -104,7 +116,8 @@ impl Reader<'_> {
         loop {
             self.advance();
             // SAFETY: Open by the type invariant.
-            if unsafe { readable(self.raw) } < DESCRIPTOR_LEN as u32 {
+            let written = unsafe { readable(self.raw) };
+            if written < DESCRIPTOR_LEN as u32 || self.broken.load(Relaxed) {
                 return None;
             }
             // SAFETY: Open by the type invariant, and we are the only reader.
@@ -116,7 +129,15 @@ impl Reader<'_> {
                 let len = usize::from((*desc.as_ptr()).len8) * 8;
                 slice::from_raw_parts(desc.cast::<u8>().as_ptr(), len)
             };
-            self.current = Some(bytes.len() as u32);
+            let len = bytes.len() as u32;
+            // `hv_vmbus` makes a length that cannot be true that of all there is. To step over so much and
+            // a trailer would take us past the host's index, into what the ring held a round ago.
+            if len.saturating_add(TRAILER_LEN as u32) > written {
+                self.broken.store(true, Relaxed);
+                self.malformed = self.malformed.wrapping_add(1);
+                return None;
+            }
+            self.current = Some(len);
             match Packet::parse(bytes) {
                 Ok(packet) => return Some(packet),
                 Err(_) => self.malformed = self.malformed.wrapping_add(1),
