@@ -159,6 +159,27 @@ impl Host {
             .map(drop)
     }
 
+    /// Writes a ring packet to a channel of one end, unchecked.
+    pub fn inject_packet(&self, end: End, channel: u16, packet: &RawPacket) -> Result<()> {
+        let packet = json!({
+            "kind": packet.kind,
+            "flags": packet.flags,
+            "transaction": packet.id,
+            "header": hex(&packet.header),
+            "payload": hex(&packet.payload),
+            "offset8": packet.offset8,
+            "len8": packet.len8,
+        });
+        let request = json!({"cmd": "inject-packet", "name": end.nic(), "channel": channel, "packet": packet});
+        self.call(request).map(drop)
+    }
+
+    /// Writes an index (`write` or `read`) of a channel's rings at one end, as far as it is the host's.
+    pub fn set_index(&self, end: End, channel: u16, which: &str, value: u32) -> Result<()> {
+        let request = json!({"cmd": "set-index", "name": end.nic(), "channel": channel, "index": which, "value": value});
+        self.call(request).map(drop)
+    }
+
     /// Adds a NIC, described as on the host's command line.
     pub fn add_nic(&self, specification: &str) -> Result<()> {
         self.call(json!({"cmd": "nic-add", "nic": specification}))
@@ -181,6 +202,66 @@ pub enum Action {
     Silent,
     /// Grants only this many sub-channels.
     Grant(u32),
+    /// Serves the request, and spoils the answer.
+    Corrupt(Corruption),
+}
+
+/// How the host spoils an answer; see `corruption` in hvhost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Corruption {
+    /// Only so many bytes of it.
+    Truncate(u32),
+    /// So many bytes of 0xff behind it.
+    Extend(u32),
+    /// Twice.
+    Duplicate,
+    /// After so many milliseconds.
+    Late(u32),
+    /// After one that nobody asked for.
+    Unsolicited,
+    /// With an id nobody used.
+    WrongId,
+    /// As the answer to another request.
+    WrongType,
+    /// With another word at an offset.
+    Set(u32, u32),
+    /// With bytes and words chosen by a seed.
+    Mutate(u64),
+}
+
+impl Corruption {
+    fn json(self) -> Value {
+        match self {
+            Corruption::Truncate(len) => json!({"truncate": len}),
+            Corruption::Extend(len) => json!({"extend": len}),
+            Corruption::Duplicate => json!("duplicate"),
+            Corruption::Late(milliseconds) => json!({"late": milliseconds}),
+            Corruption::Unsolicited => json!("unsolicited"),
+            Corruption::WrongId => json!("wrong-id"),
+            Corruption::WrongType => json!("wrong-type"),
+            Corruption::Set(offset, value) => json!({"set": {"offset": offset, "value": value}}),
+            Corruption::Mutate(seed) => json!({"mutate": seed}),
+        }
+    }
+}
+
+/// A ring packet, right or wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawPacket {
+    /// 6 in-band, 7 transfer pages, 11 completion.
+    pub kind: u16,
+    /// 1 asks for a completion.
+    pub flags: u16,
+    /// Transaction id.
+    pub id: u64,
+    /// Type-specific header.
+    pub header: Vec<u8>,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// Wrong length of descriptor and header, in units of 8 bytes.
+    pub offset8: Option<u16>,
+    /// Wrong length of the packet, in units of 8 bytes.
+    pub len8: Option<u16>,
 }
 
 impl Action {
@@ -189,6 +270,7 @@ impl Action {
             Action::Refuse => json!("refuse"),
             Action::Silent => json!("silent"),
             Action::Grant(count) => json!({"grant": count}),
+            Action::Corrupt(corruption) => json!({"corrupt": corruption.json()}),
         }
     }
 }
@@ -236,6 +318,13 @@ impl Counters {
     /// How often a fault fired at a point since the log was last taken.
     pub fn fired(&self, name: &str) -> u64 {
         self.bus("faults")["fired"][name].as_u64().unwrap_or(0)
+    }
+
+    /// How often a fault fired at any point since the log was last taken.
+    pub fn fired_in_all(&self) -> u64 {
+        let fired = self.bus("faults")["fired"].as_object();
+        let counts = fired.into_iter().flat_map(|fired| fired.values());
+        counts.filter_map(Value::as_u64).sum()
     }
 
     /// How often the device at one end was attached.

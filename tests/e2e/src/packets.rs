@@ -91,6 +91,35 @@ pub fn with_word(mut message: Vec<u8>, at: usize, word: u32) -> Vec<u8> {
     message
 }
 
+/// Words, little-endian, laid end to end.
+pub fn words(values: &[u32]) -> Vec<u8> {
+    values.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// The message with three of its bytes or words replaced; which, and by what, grows from `seed`.
+pub fn mutated(message: &[u8], seed: u64) -> Vec<u8> {
+    const EDGES: [u32; 6] = [0, 1, 8, 0x7fff_ffff, 0xffff_fff8, u32::MAX];
+    let mut state = seed;
+    let mut below = |end: usize| {
+        // Knuth's constants for a linear congruential generator.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % end
+    };
+    let mut bytes = message.to_vec();
+    for _ in 0..3 {
+        // Where header, body and information are.
+        let at = below(bytes.len().min(64));
+        if below(2) == 0 && at / 4 * 4 + 4 <= bytes.len() {
+            bytes = with_word(bytes, at / 4 * 4, EDGES[below(EDGES.len())]);
+        } else {
+            bytes[at] = below(256) as u8;
+        }
+    }
+    bytes
+}
+
 /// Bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -133,6 +162,15 @@ mod tests {
         let pseudo = sum(&frame[26..34], 17 + 15);
         assert_eq!(sum(&frame[34..], pseudo.into()), 0xffff);
         assert_eq!(frame[..6], [0, 0x15, 0x5d, 0, 0, 1]);
+    }
+
+    #[test]
+    fn a_seed_is_one_mutation() {
+        let whole = message(&[7; 60], None);
+        assert_eq!(mutated(&whole, 3), mutated(&whole, 3));
+        let changed = (0..50).filter(|seed| mutated(&whole, *seed) != whole);
+        assert!(changed.count() > 40);
+        assert_eq!(words(&[1, 2]), [1, 0, 0, 0, 2, 0, 0, 0]);
     }
 
     #[test]

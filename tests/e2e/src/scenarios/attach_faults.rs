@@ -54,13 +54,13 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// One step of a re-attach: the n-th time that a fault point is reached.
 #[derive(Clone, Debug)]
-struct Step {
-    point: String,
-    nth: u32,
+pub(super) struct Step {
+    pub(super) point: String,
+    pub(super) nth: u32,
 }
 
 /// Observes a re-attach of eth0 without faults.
-fn steps(guest: &Guest) -> Result<Vec<Step>> {
+pub(super) fn steps(guest: &Guest) -> Result<Vec<Step>> {
     let most = guest.machine.most_channels();
     guest.set_channels(2, BUDGET)?;
     guest.host.take_log()?;

@@ -12,6 +12,8 @@ mod ethtool_flow_hash;
 mod ethtool_link;
 mod ethtool_rings;
 mod ethtool_rss;
+mod hostile_control;
+mod hostile_receive;
 mod hotplug;
 mod identity;
 mod life;
@@ -43,6 +45,8 @@ pub fn all() -> Vec<Scenario> {
         lifecycle::SCENARIOS,
         hotplug::SCENARIOS,
         attach_faults::SCENARIOS,
+        hostile_control::SCENARIOS,
+        hostile_receive::SCENARIOS,
         reload::SCENARIOS,
         versions::SCENARIOS,
         life::SCENARIOS,
