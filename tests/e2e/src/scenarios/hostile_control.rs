@@ -56,7 +56,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "wrong-offers-of-sub-channels-do-no-harm",
         about: "an index that comes twice, and one out of range",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: Some("weakness 15 of 8.2: an index that comes twice is a BUG"),
         run: offers,
@@ -188,7 +188,7 @@ fn mutated(guest: &Guest) -> Result<()> {
 
 fn offers(guest: &Guest) -> Result<()> {
     // The word holds the index and 16 reserved bits.
-    let cases = [(2, 1), (3, 64)].map(|(nth, index)| Case {
+    let cases = [(1, 2), (2, 1), (3, 9), (1, 64), (3, 0xffff)].map(|(nth, index)| Case {
         step: Step {
             point: "vmbus.offer-subchannel".to_owned(),
             nth,
