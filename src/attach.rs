@@ -123,7 +123,9 @@ impl Attachment {
         };
         let rescinded = |channel: &OpenChannel| channel.reference().rescinded();
         // The primary comes first.
-        channels().next().is_some_and(|primary| !rescinded(&primary))
+        channels()
+            .next()
+            .is_some_and(|primary| !rescinded(&primary))
             && channels().any(|channel| channel.is_broken() || rescinded(&channel))
     }
 
