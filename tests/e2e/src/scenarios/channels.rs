@@ -32,7 +32,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "channels-change-while-the-interface-is-down",
         about: "the new count is in force when the interface comes up",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: None,
         run: while_down,

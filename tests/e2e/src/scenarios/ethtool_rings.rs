@@ -39,7 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "refused-ring-size-leaves-the-old-one",
         about: "the host refuses the new buffer: an error, the old sizes, and traffic",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: None,
         run: refusal,

@@ -51,7 +51,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "table-that-no-longer-fits-is-announced",
         about: "the host grants fewer channels: even spread, and the core is told",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: Some("Q1, Q9: the table is zeroed in silence; surplus NAPI contexts stay"),
         run: lost,

@@ -107,8 +107,8 @@ fn lost_channel(guest: &Guest) -> Result<()> {
     let most = guest.machine.most_channels();
     let attaches = guest.host.counters()?.attaches(End::Near)?;
     guest.forget_kernel_log()?;
-    // Enough flows that some use the channel that goes.
-    let traffic = guest.background(End::Near, 8)?;
+    // The loss shows when something is sent: as many flows as leave no channel of four without one.
+    let traffic = guest.background(End::Near, 40)?;
     guest.host.rescind(End::Near.nic(), 2)?;
     guest.wait_until("a new attach", SHORT, || {
         Ok(guest.host.counters()?.attaches(End::Near)? > attaches)

@@ -17,7 +17,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "offloads-on-and-off-carry-the-same",
         about: "'ethtool -K tx/tso/rx' on and off, TCP and UDP, IPv4 and IPv6; the host counts requests",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: None,
         run: on_and_off,
