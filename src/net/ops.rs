@@ -302,16 +302,20 @@ impl<T: Operations> Vtable<T> {
         let dev = unsafe { Device::<T>::from_raw(dev) };
         let mut stats = Stats64::default();
         T::stats(dev, &mut stats);
-        // SAFETY: `storage` is valid for writes and ours during the call.
-        let storage = unsafe { &mut *storage };
-        storage.rx_packets = stats.rx_packets;
-        storage.rx_bytes = stats.rx_bytes;
-        storage.multicast = stats.multicast;
-        storage.rx_dropped = stats.rx_dropped;
-        storage.rx_errors = stats.rx_errors;
-        storage.tx_packets = stats.tx_packets;
-        storage.tx_bytes = stats.tx_bytes;
-        storage.tx_dropped = stats.tx_dropped;
-        storage.tx_errors = stats.tx_errors;
+        // What we do not count keeps what the core put there.
+        // SAFETY: `storage` is initialised and ours during the call. It may lie in a netlink message, at a multiple
+        // of 4 only.
+        let mut all = unsafe { storage.read_unaligned() };
+        all.rx_packets = stats.rx_packets;
+        all.rx_bytes = stats.rx_bytes;
+        all.multicast = stats.multicast;
+        all.rx_dropped = stats.rx_dropped;
+        all.rx_errors = stats.rx_errors;
+        all.tx_packets = stats.tx_packets;
+        all.tx_bytes = stats.tx_bytes;
+        all.tx_dropped = stats.tx_dropped;
+        all.tx_errors = stats.tx_errors;
+        // SAFETY: As above.
+        unsafe { storage.write_unaligned(all) };
     }
 }
