@@ -74,6 +74,19 @@ pub struct Bulk {
 }
 
 impl Guest {
+    /// Transfers 1 MiB of TCP over two connections from each end to the other, and verifies.
+    pub fn bulk_each_way(&self) -> Result<()> {
+        for from in [End::Near, End::Peer] {
+            self.bulk(Bulk {
+                from,
+                family: Family::V4,
+                connections: 2,
+                bytes: 1 << 20,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Transfers and verifies; how many Mbit/s it made.
     pub fn bulk(&self, bulk: Bulk) -> Result<f64> {
         // Half a Mbit/s: emulated machines under load have been seen at 1.

@@ -9,7 +9,6 @@ use crate::ethtool;
 use crate::guest::{End, Guest, SHORT};
 use crate::host::Action;
 use crate::scenario::{Machine, Scenario, Set};
-use crate::traffic::{Bulk, Family};
 
 /// The fault point of a change of offloads.
 const SET_OFFLOADS: &str = "rndis.set.TCP_OFFLOAD_PARAMETERS";
@@ -63,18 +62,6 @@ fn switch(guest: &Guest, name: &str, on: bool) -> Result<()> {
         .map(drop)
 }
 
-fn traffic(guest: &Guest) -> Result<()> {
-    for from in [End::Near, End::Peer] {
-        guest.bulk(Bulk {
-            from,
-            family: Family::V4,
-            connections: 2,
-            bytes: 1 << 20,
-        })?;
-    }
-    Ok(())
-}
-
 fn toggles(guest: &Guest) -> Result<()> {
     let before = features(guest)?;
     let result = switch_all(guest);
@@ -82,7 +69,7 @@ fn toggles(guest: &Guest) -> Result<()> {
     result?;
     let after = features(guest)?;
     ensure!(before == after, "features were {before}, and are {after}");
-    traffic(guest)
+    guest.bulk_each_way()
 }
 
 /// All features as they are shown, but for one that `tso on` switches on, too.
@@ -114,7 +101,7 @@ fn switch_all(guest: &Guest) -> Result<()> {
     let counters = guest.host.counters()?;
     let large = counters.number(End::Near, "tx_lso")?;
     let unfinished = counters.number(End::Near, "tx_checksum")?;
-    traffic(guest)?;
+    guest.bulk_each_way()?;
     let counters = guest.host.counters()?;
     ensure!(
         counters.number(End::Near, "tx_lso")? == large,
@@ -149,7 +136,7 @@ fn receive_checksum(guest: &Guest) -> Result<()> {
     result?;
     let now = told(guest)?;
     ensure!(now == all, "the host was told {all:?}, and is told {now:?}");
-    traffic(guest)
+    guest.bulk_each_way()
 }
 
 fn without_receive_checksum(guest: &Guest, all: &[String]) -> Result<()> {
@@ -179,7 +166,7 @@ fn without_receive_checksum(guest: &Guest, all: &[String]) -> Result<()> {
         !is_on(guest, "rx-checksumming")?,
         "a rebuild switched it on"
     );
-    traffic(guest)
+    guest.bulk_each_way()
 }
 
 /// Without receive checksums, and without what depends on them.

@@ -10,7 +10,7 @@ use crate::guest::{End, Guest, SHORT};
 use crate::scenario::{Machine, Scenario, Set};
 use crate::scenarios::echo::set_mtu;
 use crate::scenarios::hotplug::replace_peer;
-use crate::traffic::{Bulk, Family};
+use crate::traffic::Family;
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "whole-life-of-an-interface",
@@ -56,14 +56,7 @@ fn life(guest: &Guest) -> Result<()> {
 
 fn traffic(guest: &Guest) -> Result<()> {
     guest.ping_both_ways()?;
-    for from in [End::Near, End::Peer] {
-        guest.bulk(Bulk {
-            from,
-            family: Family::V4,
-            connections: 2,
-            bytes: 1 << 20,
-        })?;
-    }
+    guest.bulk_each_way()?;
     guest.udp_sweep(End::Near, Family::V6, "0-3,700,1452", Some("0-3,500"))
 }
 

@@ -246,14 +246,7 @@ impl Nic {
                 offset: receive.offset(*section) as u32,
             });
         }
-        let header = transfer_page_header(RECEIVE_BUFFER_ID, &ranges);
-        let written = channel.rings.outgoing.try_write(
-            PacketType::TransferPages,
-            COMPLETION_REQUESTED,
-            u64::from(first),
-            &header,
-            &[&nvsp],
-        );
+        let written = write_pages(channel, first, &ranges, &nvsp);
         if let Err(error) = written {
             receive.put_back(&sections);
             return Err(format!("ring to the guest: {error}"));
@@ -263,6 +256,23 @@ impl Nic {
         self.counters.rx_injected += messages.len() as u64;
         Ok(())
     }
+}
+
+/// Writes the ring packet that hands over what lies at `ranges` of the receive buffer. Its transaction is the first
+/// section.
+fn write_pages(
+    channel: &mut Channel,
+    first: u32,
+    ranges: &[TransferRange],
+    nvsp: &[u8],
+) -> Result<(), WriteError> {
+    channel.rings.outgoing.try_write(
+        PacketType::TransferPages,
+        COMPLETION_REQUESTED,
+        u64::from(first),
+        &transfer_page_header(RECEIVE_BUFFER_ID, ranges),
+        &[nvsp],
+    )
 }
 
 /// Puts frames of up to `batch` pieces into sections and writes one ring packet for them.
@@ -296,14 +306,7 @@ fn hand_over(
             return Handed::Broken;
         }
     }
-    let header = transfer_page_header(RECEIVE_BUFFER_ID, &ranges);
-    let written = channel.rings.outgoing.try_write(
-        PacketType::TransferPages,
-        COMPLETION_REQUESTED,
-        u64::from(first),
-        &header,
-        &[nvsp],
-    );
+    let written = write_pages(channel, first, &ranges, nvsp);
     match written {
         Ok(()) => {
             receive.sent(channel.index, sections);
