@@ -21,7 +21,7 @@ pub const PACKET_HEADER_LEN: usize = 44;
 pub const MAX_TX_HEADER: usize = 92;
 /// Head room to reserve in front of a frame, as the C driver does.
 pub const TX_HEADROOM: usize = 116;
-/// Bytes of a range to copy for [`parse`]: everything before the frame must lie within them.
+/// Most bytes of a range that [`parse`] looks at: header and per-packet info must lie within them.
 pub const MAX_RX_HEADER: usize = 256;
 /// Shortest frame: an Ethernet header.
 pub const MIN_FRAME_LEN: u32 = 14;
@@ -281,8 +281,26 @@ impl From<PpiError> for RxError {
     }
 }
 
+/// How many bytes of a range [`parse`] needs: up to the end of per-packet info. `fixed` is a private copy of the
+/// range's first `min(range_len, PACKET_HEADER_LEN)` bytes. At least as long as `fixed`, at most [`MAX_RX_HEADER`] and
+/// `range_len`.
+#[inline]
+pub fn header_len(fixed: &[u8], range_len: u32) -> usize {
+    let body = fixed
+        .get(HEADER_LEN..)
+        .and_then(|body| PacketBody::ref_from_bytes(body).ok());
+    let is_packet = u32_at(fixed, 0) == Some(kind::PACKET);
+    let Some(body) = body.filter(|body| is_packet && body.ppi_offset.get() > 0) else {
+        return fixed.len();
+    };
+    let offset = body.ppi_offset.get().saturating_add(HEADER_LEN as u32);
+    let end = offset.saturating_add(body.ppi_len.get()).min(range_len);
+    (end as usize).min(MAX_RX_HEADER).max(fixed.len())
+}
+
 /// Checks the message at the start of a range. `header` is a private copy of the range's first
-/// `min(range_len, MAX_RX_HEADER)` bytes; `range_len` is the length of the whole range.
+/// [`header_len`] bytes; `range_len` is the length of the whole range.
+#[inline]
 pub fn parse(header: &[u8], range_len: u32) -> Result<RxMessage, RxError> {
     let message_type = u32_at(header, 0).ok_or(RxError::Truncated)?;
     let message_len = u32_at(header, 4).ok_or(RxError::Truncated)?;

@@ -61,20 +61,6 @@ void netvsc_channel_detach(struct vmbus_channel *channel)
 }
 
 /**
- * netvsc_copy_shared - copy to or from memory that the host can change at any time
- * @to: destination
- * @from: source
- * @len: bytes
- *
- * C, and not inline, so that no compiler can read the source again through the destination.
- */
-noinline void netvsc_copy_shared(void *to, const void *from, size_t len)
-{
-	memcpy(to, from, len);
-	barrier();
-}
-
-/**
  * netvsc_alloc_workqueue - a work queue for calls that may wait for the host for ever
  *
  * Unbound, as the calls block, and of many threads, as one that blocks must not hold up the others.

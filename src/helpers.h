@@ -14,7 +14,6 @@ extern int netvsc_debug;
 void netvsc_channel_prepare(struct vmbus_channel *channel, u32 max_packet);
 void netvsc_channel_detach(struct vmbus_channel *channel);
 
-void netvsc_copy_shared(void *to, const void *from, size_t len);
 struct workqueue_struct *netvsc_alloc_workqueue(void);
 
 #endif /* NETVSC_HELPERS_H */

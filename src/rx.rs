@@ -17,7 +17,7 @@ use crate::rndis::{
     link::LinkEvent,
     message::{kind, HostMessage},
     nvsp::{self, Completion, Notice, RECEIVE_BUFFER_ID},
-    packet::{self, RxMessage, MAX_RX_HEADER},
+    packet::{self, RxMessage, MAX_RX_HEADER, PACKET_HEADER_LEN},
     rss::MAX_CHANNELS,
     rx_completions::{RxCompletion, RxCompletions},
     send_table::SendTable,
@@ -48,6 +48,8 @@ const MAX_INDICATION: usize = 64;
 pub(crate) struct RxState {
     owed: RxCompletions<KVec<RxCompletion>>,
     coalescer: Coalescer<KVec<Piece>>,
+    /// Private copy of the header that is being looked at.
+    header: KVec<u8>,
 }
 
 impl RxState {
@@ -56,6 +58,7 @@ impl RxState {
         Ok(Self {
             owed: RxCompletions::new(filled(MAX_OWED)?),
             coalescer: Coalescer::new(filled(MAX_PIECES)?),
+            header: filled(MAX_RX_HEADER)?,
         })
     }
 }
@@ -168,7 +171,7 @@ impl Rx<'_> {
                 0
             }
             PacketType::DataTransferPages => {
-                let (bad, frames) = self.receive(&mut state.coalescer, packet);
+                let (bad, frames) = self.receive(state, packet);
                 if bad > 0 {
                     self.stats.rx_bad.add(bad);
                 }
@@ -253,7 +256,7 @@ impl Rx<'_> {
     }
 
     /// A received packet: how many messages of it were refused, and how many frames it held.
-    fn receive(&self, coalescer: &mut Coalescer<KVec<Piece>>, packet: &Packet<'_>) -> (u64, u32) {
+    fn receive(&self, state: &mut RxState, packet: &Packet<'_>) -> (u64, u32) {
         let Some(area) = self.queue.shared.receive.get(self.poll.section()) else {
             return (1, 0);
         };
@@ -263,18 +266,18 @@ impl Rx<'_> {
         let (Some(pages), Ok(_)) = (pages, nvsp::decode_rndis_packet(packet.payload)) else {
             return (1, 0);
         };
-        let lost_before = coalescer.lost();
+        let lost_before = state.coalescer.lost();
         let mut bad = 0u64;
         let mut frames = 0u32;
         for range in pages.iter() {
-            match self.message(coalescer, area, range.within(area.len)) {
+            match self.message(state, area, range.within(area.len)) {
                 Some(received) => frames = frames.wrapping_add(received),
                 None => bad = bad.wrapping_add(1),
             }
         }
         // Already counted, with what was lost on the way.
-        let _ = coalescer.end_of_packet();
-        let lost = coalescer.lost().wrapping_sub(lost_before);
+        let _ = state.coalescer.end_of_packet();
+        let lost = state.coalescer.lost().wrapping_sub(lost_before);
         if lost > 0 {
             self.stats.rx_lro_bad.add(lost);
         }
@@ -285,15 +288,15 @@ impl Rx<'_> {
     /// not fit a coalesced frame is for the coalescer to count.
     fn message(
         &self,
-        coalescer: &mut Coalescer<KVec<Piece>>,
+        state: &mut RxState,
         area: &ReceiveArea,
         range: Option<CheckedRange>,
     ) -> Option<u32> {
         let range = range?;
-        let mut header = [0u8; MAX_RX_HEADER];
-        let header = header.get_mut(..MAX_RX_HEADER.min(range.len() as usize))?;
-        area.buffer.copy_out(range.offset() as usize, header).ok()?;
-        match packet::parse(header, range.len()).ok()? {
+        let RxState {
+            coalescer, header, ..
+        } = state;
+        match packet::parse(copy_header(header, area, range)?, range.len()).ok()? {
             RxMessage::Data(data) if data.fragment.is_some() && !self.coalesces() => None,
             RxMessage::Data(data) => {
                 let offset = range.offset().checked_add(data.data_offset)?;
@@ -453,6 +456,22 @@ impl Rx<'_> {
             dev.wake_queue(self.queue.index);
         }
     }
+}
+
+/// Copies a message's header and then its per-packet info, each once.
+#[inline]
+fn copy_header<'a>(to: &'a mut [u8], area: &ReceiveArea, range: CheckedRange) -> Option<&'a [u8]> {
+    let offset = range.offset() as usize;
+    let fixed = to.get_mut(..PACKET_HEADER_LEN.min(range.len() as usize))?;
+    area.buffer.copy_out(offset, fixed).ok()?;
+    let (begun, len) = (fixed.len(), packet::header_len(fixed, range.len()));
+    if begun < len {
+        let rest = to.get_mut(begun..len)?;
+        area.buffer
+            .copy_out(offset.checked_add(begun)?, rest)
+            .ok()?;
+    }
+    to.get(..len)
 }
 
 fn copy(to: &mut [u8], from: &[u8]) {

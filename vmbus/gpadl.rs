@@ -8,7 +8,9 @@
 
 use crate::{
     bindings,
-    vmbus::{bounded::bounded, channel::ChannelRef, completion::Deadline},
+    vmbus::{
+        bounded::bounded, channel::ChannelRef, completion::Deadline, shared_copy::copy_shared,
+    },
 };
 use core::{marker::PhantomData, mem, ptr::NonNull};
 use kernel::{
@@ -216,6 +218,7 @@ impl SharedBuffer {
     }
 
     /// Copies `to.len()` bytes from `offset` out of the buffer. `EINVAL` if they are not all within it.
+    #[inline]
     pub fn copy_out(&self, offset: usize, to: &mut [u8]) -> Result {
         self.view(offset, to.len()).ok_or(EINVAL)?.copy_to(to)
     }
@@ -223,15 +226,9 @@ impl SharedBuffer {
     /// Copies `from` into the buffer at `offset`. `EINVAL` if it does not fit there.
     pub fn copy_in(&self, offset: usize, from: &[u8]) -> Result {
         let bytes = self.view(offset, from.len()).ok_or(EINVAL)?;
-        // SAFETY: By the invariant of `SharedBytes` the bytes are mapped; others may write them at the
-        // same time, which the C function does not mind.
-        unsafe {
-            bindings::netvsc_copy_shared(
-                bytes.start.as_ptr().cast(),
-                from.as_ptr().cast(),
-                from.len(),
-            )
-        };
+        // SAFETY: By the invariant of `SharedBytes` these are as many mapped bytes as `from` has, and no reference
+        // points to them.
+        unsafe { copy_shared(from.as_ptr(), bytes.start.as_ptr(), from.len()) };
         Ok(())
     }
 }
@@ -292,19 +289,13 @@ impl<'a> SharedBytes<'a> {
     }
 
     /// Copies all of them out, once. `EINVAL` unless `to` is exactly as long.
+    #[inline]
     pub fn copy_to(&self, to: &mut [u8]) -> Result {
         if to.len() != self.len {
             return Err(EINVAL);
         }
-        // SAFETY: By the type invariant the bytes are mapped; the host may write them at the same time,
-        // which the C function does not mind.
-        unsafe {
-            bindings::netvsc_copy_shared(
-                to.as_mut_ptr().cast(),
-                self.start.as_ptr().cast(),
-                self.len,
-            )
-        };
+        // SAFETY: By the type invariant the bytes are mapped, and no reference points to them; `to` is as long.
+        unsafe { copy_shared(self.start.as_ptr(), to.as_mut_ptr(), self.len) };
         Ok(())
     }
 }

@@ -35,6 +35,8 @@ pub mod receive;
 #[cfg(MODULE)]
 pub mod send;
 #[cfg(MODULE)]
+mod shared_copy;
+#[cfg(MODULE)]
 mod shared_ring;
 #[cfg(MODULE)]
 pub mod subchannel;

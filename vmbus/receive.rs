@@ -3,9 +3,10 @@
 //! Receiving from an open channel: packets as private copies, ring space given back, interrupts masked
 //! and unmasked.
 //!
-//! C source: `drivers/hv/ring_buffer.c`. `hv_pkt_iter_first` copies the packet at the private read index to
-//! a buffer of the channel, so that the host cannot change what was checked; lengths are those of the
-//! copy. The host writes its index whenever and however it likes: here it is checked before use.
+//! C source: `drivers/hv/ring_buffer.c`. The packet at the private read index is copied to a buffer of the
+//! channel, so that the host cannot change what was checked; lengths are those of the copy. This is what
+//! `hv_pkt_iter_first` does, but a length that cannot be true is an error here, and short packets are copied
+//! by moves. The host writes its index whenever and however it likes: here it is checked before use.
 
 use crate::{
     bindings,
@@ -13,10 +14,14 @@ use crate::{
         channel::{Interrupt, OpenChannel},
         packet::{Packet, DESCRIPTOR_LEN, TRAILER_LEN},
         ring::bytes_used,
+        shared_copy::copy_shared,
         shared_ring::RingIndices,
     },
 };
-use core::{ptr::NonNull, slice};
+use core::{
+    slice,
+    sync::atomic::{fence, Ordering},
+};
 use kernel::sync::atomic::{Acquire, AtomicFlag, Relaxed, Release};
 
 impl<H: Interrupt> OpenChannel<H> {
@@ -85,6 +90,8 @@ unsafe fn readable(raw: *mut bindings::vmbus_channel) -> u32 {
         let inbound = &raw const (*raw).inbound;
         (RingIndices::read(inbound), (*inbound).priv_read_index)
     };
+    // What the host wrote before its index is read after it.
+    fence(Ordering::Acquire);
     bytes_used(ring.write, read, ring.size).unwrap_or(0)
 }
 
@@ -120,28 +127,49 @@ impl Reader<'_> {
             if written < DESCRIPTOR_LEN as u32 || self.broken.load(Relaxed) {
                 return None;
             }
-            // SAFETY: Open by the type invariant, and we are the only reader.
-            let desc = NonNull::new(unsafe { bindings::hv_pkt_iter_first(self.raw) })?;
-
-            // SAFETY: `hv_pkt_iter_first` returned a copy in the channel's packet buffer, which it sized
-            // and whose `len8` it set to what it copied. The buffer changes only in the next call.
-            let bytes = unsafe {
-                let len = usize::from((*desc.as_ptr()).len8) * 8;
-                slice::from_raw_parts(desc.cast::<u8>().as_ptr(), len)
-            };
-            let len = bytes.len() as u32;
-            // `hv_vmbus` makes a length that cannot be true that of all there is. To step over so much and
-            // a trailer would take us past the host's index, into what the ring held a round ago.
-            if len.saturating_add(TRAILER_LEN as u32) > written {
+            let Some((len, copied)) = self.copy_packet(written) else {
                 self.broken.store(true, Relaxed);
                 self.malformed = self.malformed.wrapping_add(1);
                 return None;
-            }
+            };
             self.current = Some(len);
+            // SAFETY: Open by the type invariant; `copy_packet` wrote so many bytes of the packet buffer, which
+            // changes only in the next call.
+            let bytes = unsafe {
+                slice::from_raw_parts((*self.raw).inbound.pkt_buffer.cast::<u8>(), copied)
+            };
             match Packet::parse(bytes) {
                 Ok(packet) => return Some(packet),
                 Err(_) => self.malformed = self.malformed.wrapping_add(1),
             }
+        }
+    }
+
+    /// Copies the packet at the private read index to the channel's packet buffer, each byte once. Returns its
+    /// bytes in the ring without the trailer, and how many were copied: fewer if the buffer is too small. `None`
+    /// if the packet is longer than the `written` bytes, or than none: where the next begins is not known then.
+    #[inline]
+    fn copy_packet(&self, written: u32) -> Option<(u32, usize)> {
+        // SAFETY: Open by the type invariant, so ring and packet buffer are there and do not move. Data follow the
+        // ring's header. The private read index is within them, and their pages are mapped twice in a row: `written`
+        // bytes are readable from it, as `readable` found no more than the ring has. The packet buffer has `pkt_buffer_size` bytes, is ours
+        // while we read, and is aligned for a descriptor, which it is large enough for.
+        unsafe {
+            let inbound = &raw const (*self.raw).inbound;
+            let to = (*inbound).pkt_buffer.cast::<u8>();
+            let data = (*inbound).ring_buffer.cast::<u8>();
+            let from = data
+                .add(size_of::<bindings::hv_ring_buffer>())
+                .add((*inbound).priv_read_index as usize);
+            copy_shared(from, to, DESCRIPTOR_LEN);
+            let len = u32::from((*to.cast::<bindings::vmpacket_descriptor>()).len8).wrapping_mul(8);
+            if len < DESCRIPTOR_LEN as u32 || len.saturating_add(TRAILER_LEN as u32) > written {
+                return None;
+            }
+            let copied = len.min((*inbound).pkt_buffer_size) as usize;
+            let rest = copied.saturating_sub(DESCRIPTOR_LEN);
+            copy_shared(from.add(DESCRIPTOR_LEN), to.add(DESCRIPTOR_LEN), rest);
+            Some((len, copied))
         }
     }
 

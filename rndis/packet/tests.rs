@@ -241,6 +241,28 @@ proptest! {
     }
 
     #[test]
+    fn the_bytes_asked_for_are_enough(
+        bytes in proptest::collection::vec(any::<u8>(), MAX_RX_HEADER),
+        changes in proptest::collection::vec((0usize..15, prop_oneof![any::<u32>(), 0u32..130]), 0..4),
+        valid_start: bool,
+        range_len in 0u32..MAX_RX_HEADER as u32,
+    ) {
+        let mut bytes = bytes;
+        if valid_start {
+            let valid = valid();
+            bytes[..valid.len()].copy_from_slice(&valid);
+        }
+        for (index, value) in changes {
+            bytes[index * 4..index * 4 + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        let all = &bytes[..range_len as usize];
+        let fixed = &all[..all.len().min(PACKET_HEADER_LEN)];
+        let len = header_len(fixed, range_len);
+        prop_assert!(fixed.len() <= len && len <= all.len());
+        prop_assert_eq!(parse(&all[..len], range_len), parse(all, range_len));
+    }
+
+    #[test]
     fn nearly_valid_messages_stay_in_their_range(
         changes in proptest::collection::vec((0usize..15, prop_oneof![any::<u32>(), 0u32..130]), 0..4),
         range_len in 100u32..130,

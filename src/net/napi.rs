@@ -218,7 +218,8 @@ pub(crate) struct NapiRegistration<T: Poll, D> {
 
 impl<T: Poll, D> NapiRegistration<T, D> {
     /// Adds a disabled NAPI for queue `index` of `dev`. Settings that the user made for this index
-    /// come back (`netif_napi_add_config`).
+    /// come back (`netif_napi_add_config`). Apart from its callers: it needs a good part of a kernel stack.
+    #[inline(never)]
     pub(crate) fn new(
         dev: &Device<D>,
         index: u16,
