@@ -4,7 +4,9 @@
 //!
 //! The guest looks for reports itself: its line to the runner is too slow for all it logs.
 
-use anyhow::{bail, Result};
+use anyhow::Result;
+
+use crate::fault::Proof;
 
 /// What the kernel prints when it finds itself wrong, as an extended regular expression.
 const REPORTS: &str =
@@ -29,7 +31,10 @@ pub fn check(printed: &str) -> Result<()> {
     if printed.trim().is_empty() {
         return Ok(());
     }
-    bail!("the guest kernel reports a defect:\n{}", printed.trim_end())
+    let report = printed.trim_end();
+    Err(Proof::wrap(format!(
+        "the guest kernel reports a defect:\n{report}"
+    )))
 }
 
 #[cfg(test)]

@@ -89,6 +89,9 @@ struct BenchOptions {
     /// Guests side by side (one processor each under TCG).
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Let this many of the scenarios that fail run once more, in a fresh guest; whoever then passes is named.
+    #[arg(long, default_value_t = 0)]
+    retries: usize,
     /// Folder for sockets, consoles and the details of failures; in the temporary folder and removed
     /// at the end if not given.
     #[arg(long, env = "E2E_FOLDER", global = true)]
@@ -144,7 +147,11 @@ fn run_task(cli: &Cli, selected: Vec<Scenario>, options: &Options) -> Result<boo
         Some(Task::Shell) => shell::run(options, driver.unwrap_or(Driver::Rust)).map(|()| true),
         Some(Task::Bench(arguments)) => benchmark::run(options, arguments).map(|()| true),
         None => {
-            let report = Report::new(options.details.clone(), cli.bench.verbose);
+            let report = Report::new(
+                options.details.clone(),
+                cli.bench.verbose,
+                cli.bench.retries,
+            );
             let items = items(&cli.selection.driver, selected, &report);
             runner::run(options, items, &report);
             Ok(report.finish())

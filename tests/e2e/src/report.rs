@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Error;
 
+use crate::fault::Proof;
 use crate::scenario::Item;
 
 /// How a scenario ended.
@@ -23,6 +24,7 @@ pub enum Verdict {
 pub struct Report {
     folder: PathBuf,
     verbose: bool,
+    retries: usize,
     state: Mutex<State>,
 }
 
@@ -33,14 +35,32 @@ struct State {
     known: u32,
     infrastructure: u32,
     retried: Vec<String>,
+    /// Scenarios that failed at first and were put back into the queue.
+    second_attempts: Vec<String>,
+    /// Those of them that then passed.
+    flaky: Vec<String>,
+}
+
+impl State {
+    /// Whether `item` may run again, which is noted.
+    fn second_attempt(&mut self, item: &Item, retries: usize) -> bool {
+        let name = item.to_string();
+        let again = self.second_attempts.len() < retries && !self.second_attempts.contains(&name);
+        if again {
+            self.second_attempts.push(name);
+        }
+        again
+    }
 }
 
 impl Report {
-    /// Details of failures also go to files in `folder`; progress is printed if `verbose`.
-    pub fn new(folder: PathBuf, verbose: bool) -> Report {
+    /// Details of failures also go to files in `folder`; progress is printed if `verbose`. At most `retries` scenarios
+    /// that fail get a second attempt.
+    pub fn new(folder: PathBuf, verbose: bool, retries: usize) -> Report {
         Report {
             folder,
             verbose,
+            retries,
             state: Mutex::default(),
         }
     }
@@ -49,25 +69,42 @@ impl Report {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prints and counts the end of a scenario.
-    pub fn verdict(&self, item: &Item, took: Duration, verdict: Verdict) {
+    /// Prints and counts the end of a scenario; true if it should run again, in a fresh guest.
+    pub fn verdict(&self, item: &Item, took: Duration, verdict: Verdict) -> bool {
         let mut state = self.state();
         match verdict {
             Verdict::Passed => {
                 state.passed += 1;
-                say(&format!("ok {item} ({:.1}s)", took.as_secs_f64()));
+                let name = item.to_string();
+                let again = state.second_attempts.contains(&name);
+                let how = if again { ", at the second attempt" } else { "" };
+                say(&format!("ok {item} ({:.1}s{how})", took.as_secs_f64()));
+                if again {
+                    state.flaky.push(name);
+                }
+                false
             }
             Verdict::Failed(cause, details) => {
-                state.failed += 1;
-                say(&format!("FAIL {item}: {}", one_line(&format!("{cause:#}"))));
-                let details = format!("{item}: {cause:#}\n{details}");
-                let name = format!("FAIL-{}-{}.log", item.scenario.name, item.driver);
-                let path = self.folder.join(name);
-                match std::fs::write(&path, &details) {
-                    Ok(()) => eprintln!("{details}---- also in {}", path.display()),
-                    Err(e) => eprintln!("{details}---- cannot write {}: {e}", path.display()),
-                }
+                let again = !Proof::caused(&cause) && state.second_attempt(item, self.retries);
+                state.failed += u32::from(!again);
+                let word = if again { "AGAIN" } else { "FAIL" };
+                say(&format!(
+                    "{word} {item}: {}",
+                    one_line(&format!("{cause:#}"))
+                ));
+                self.keep(word, item, &format!("{item}: {cause:#}\n{details}"));
+                again
             }
+        }
+    }
+
+    /// Prints the details of a failure, and writes them to a file.
+    fn keep(&self, word: &str, item: &Item, details: &str) {
+        let name = format!("{word}-{}-{}.log", item.scenario.name, item.driver);
+        let path = self.folder.join(name);
+        match std::fs::write(&path, details) {
+            Ok(()) => eprintln!("{details}---- also in {}", path.display()),
+            Err(e) => eprintln!("{details}---- cannot write {}: {e}", path.display()),
         }
     }
 
@@ -119,6 +156,13 @@ impl Report {
                 state.known
             ));
         }
+        if !state.flaky.is_empty() {
+            let names = state.flaky.join(", ");
+            say(&format!(
+                "{} passed only at the second attempt: {names}",
+                state.flaky.len()
+            ));
+        }
         say(&format!("{} passed, {} failed", state.passed, state.failed));
         state.failed == 0 && state.passed > 0
     }
@@ -137,6 +181,30 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::{Driver, Machine, Scenario, Set};
+
+    fn nothing_to_do(name: &'static str) -> Item {
+        Item {
+            scenario: Scenario {
+                name,
+                about: "",
+                set: Set::Quick,
+                machine: Machine::COMMON,
+                c_defect: None,
+                run: |_| Ok(()),
+            },
+            driver: Driver::C,
+        }
+    }
+
+    #[test]
+    fn a_second_attempt_is_given_once_and_to_so_many() {
+        let mut state = State::default();
+        let (a, b) = (nothing_to_do("a"), nothing_to_do("b"));
+        assert!(state.second_attempt(&a, 1));
+        assert!(!state.second_attempt(&a, 1));
+        assert!(!state.second_attempt(&b, 1));
+    }
 
     #[test]
     fn causes_become_one_line() {

@@ -7,13 +7,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{Context, Result};
 
 use crate::artifacts::{Acceleration, Artifacts};
 use crate::bench::{Bench, Session};
-use crate::fault::Infrastructure;
+use crate::fault::{Infrastructure, Proof};
 use crate::guest::Guest;
 use crate::report::{Report, Verdict};
 use crate::scenario::{Item, Kernel, Machine};
@@ -47,6 +47,19 @@ impl Queue {
             .position(|item| Some(item.scenario.machine) == current)
             .or(if items.is_empty() { None } else { Some(0) })?;
         Some(items.remove(at))
+    }
+
+    /// Puts an item behind all others.
+    fn put_back(&self, item: Item) {
+        let mut items = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        items.push(item);
+    }
+}
+
+/// The end of `item`: whoever failed may get a second attempt, after all others.
+fn end(queue: &Queue, report: &Report, item: Item, began: Instant, verdict: Verdict) {
+    if report.verdict(&item, began.elapsed(), verdict) {
+        queue.put_back(item);
     }
 }
 
@@ -118,7 +131,13 @@ fn guest_life(
             return Next::NewBench(after_bench_fault(item, e, queue, report));
         }
         Err(e) => {
-            report.verdict(&item, began.elapsed(), Verdict::Failed(e, String::new()));
+            end(
+                queue,
+                report,
+                item,
+                began,
+                Verdict::Failed(e, String::new()),
+            );
             return Next::Boot(queue.take(None));
         }
     };
@@ -127,18 +146,14 @@ fn guest_life(
     while let Some(item) = current {
         let began = Instant::now();
         match run_one(&session, item) {
-            Ok(()) => report.verdict(&item, began.elapsed(), Verdict::Passed),
+            Ok(()) => end(queue, report, item, began, Verdict::Passed),
             Err(e) if bench.alive().is_err() => {
                 return Next::NewBench(after_bench_fault(item, e, queue, report));
             }
             Err(e) => {
-                // The guest's own end is a better cause than the silence that followed it.
-                let e = match session.alive() {
-                    Ok(()) => e,
-                    Err(end) => end.context(format!("{e:#}")),
-                };
+                let e = better_cause(&session, e);
                 let details = session.diagnosis();
-                report.verdict(&item, began.elapsed(), Verdict::Failed(e, details));
+                end(queue, report, item, began, Verdict::Failed(e, details));
                 drop(session);
                 return Next::Boot(queue.take(Some(machine)));
             }
@@ -151,15 +166,27 @@ fn guest_life(
     Next::Boot(current)
 }
 
+/// The guest's own end, or a report of its kernel, is a better cause than what followed from it.
+fn better_cause(session: &Session<'_>, error: anyhow::Error) -> anyhow::Error {
+    if let Err(end) = session.alive() {
+        return Proof::wrap(end.context(format!("{error:#}")));
+    }
+    match session.guest.no_kernel_report() {
+        Err(report) if Proof::caused(&report) => report.context(format!("{error:#}")),
+        _ => error,
+    }
+}
+
 /// No bench comes up here: nothing that is left can be run.
 fn give_up(item: Item, error: anyhow::Error, queue: &Queue, report: &Report) {
     let why = format!("{error:#}");
-    let fail = |item: &Item, error| {
-        report.verdict(item, Duration::ZERO, Verdict::Failed(error, String::new()));
+    let fail = |item, error| {
+        let verdict = Verdict::Failed(error, String::new());
+        end(queue, report, item, Instant::now(), verdict);
     };
-    fail(&item, error);
+    fail(item, error);
     while let Some(item) = queue.take(None) {
-        fail(&item, anyhow::anyhow!("not run, there is no bench: {why}"));
+        fail(item, anyhow::anyhow!("not run, there is no bench: {why}"));
     }
 }
 
@@ -173,7 +200,13 @@ fn after_bench_fault(
     if report.infrastructure_fault(&item, &error) {
         return Some(item);
     }
-    report.verdict(&item, Duration::ZERO, Verdict::Failed(error, String::new()));
+    end(
+        queue,
+        report,
+        item,
+        Instant::now(),
+        Verdict::Failed(error, String::new()),
+    );
     queue.take(None)
 }
 
@@ -185,12 +218,13 @@ fn run_one(session: &Session<'_>, item: Item) -> Result<()> {
     guest.no_kernel_report()?;
     let counters = guest.host.counters()?;
     let violations = counters.violations();
-    ensure!(
-        violations.is_empty(),
-        "the driver broke the protocol: {}",
-        violations.join("; ")
-    );
-    Ok(())
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let what = violations.join("; ");
+    Err(Proof::wrap(format!(
+        "the driver broke the protocol: {what}"
+    )))
 }
 
 /// Brings the guest into the state every scenario starts from.
