@@ -63,11 +63,12 @@ void netvsc_channel_detach(struct vmbus_channel *channel)
 /**
  * netvsc_alloc_workqueue - a work queue for calls that may wait for the host for ever
  *
- * Unbound, as the calls block, and of many threads, as one that blocks must not hold up the others.
+ * Unbound, as the calls block, and of many threads, as one that blocks must not hold up the others. Of high
+ * priority: the interface is down until they are done, while the machine may be busy with traffic.
  *
  * Return: the queue, or NULL. C because of the variable arguments.
  */
 struct workqueue_struct *netvsc_alloc_workqueue(void)
 {
-	return alloc_workqueue("hv_netvsc", WQ_UNBOUND, WQ_MAX_ACTIVE);
+	return alloc_workqueue("hv_netvsc", WQ_UNBOUND | WQ_HIGHPRI, WQ_MAX_ACTIVE);
 }
