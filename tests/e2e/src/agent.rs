@@ -196,6 +196,26 @@ impl Agent {
         }
     }
 
+    /// Types on the machine's terminal, of the given rows and columns; returns what it shows, after `wait` at the
+    /// latest, and whether its shell has ended.
+    pub fn terminal(
+        &self,
+        size: (u16, u16),
+        input: Vec<u8>,
+        wait: Duration,
+    ) -> Result<(Vec<u8>, bool), AgentError> {
+        let request = Request::Terminal {
+            rows: size.0,
+            columns: size.1,
+            input: Bytes(input),
+            wait_ms: millis(wait),
+        };
+        match self.call(&request, wait + Duration::from_secs(60))? {
+            Response::Shown { output, ended } => Ok((output.0, ended)),
+            other => Err(unexpected(&request, &other)),
+        }
+    }
+
     /// Up to `length` bytes of a file.
     pub fn read(&self, path: &str, offset: u64, length: u32) -> Result<Vec<u8>, AgentError> {
         let request = Request::Read {
@@ -389,6 +409,7 @@ fn describe(request: &Request) -> String {
         Request::Kill { job, signal } => format!("signal {signal} to program {job}"),
         Request::Read { path, .. } => format!("read {path}"),
         Request::Write { path, .. } => format!("write {path}"),
+        Request::Terminal { .. } => "the terminal".into(),
     }
 }
 

@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A command line in a guest with the driver loaded: each line is run by the guest's shell.
+//! An interactive shell in a guest with the driver loaded, on a terminal of the guest.
 
-use std::io::{BufRead, Write};
+use std::io::{Read, Write};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use hvhost::terminal::RawMode;
 
 use crate::bench::{Bench, Session};
-use crate::guest::{End, SHORT};
 use crate::runner::Options;
 use crate::scenario::{Driver, Machine};
 
-/// Longest that one line may run.
-const LIMIT: Duration = Duration::from_secs(600);
+/// How long the guest waits for something to show before it asks for more input.
+const WAIT: Duration = Duration::from_millis(60);
+/// Most bytes typed at once.
+const TYPED: usize = 1024;
+/// What a terminal sends for Ctrl-D: end of input.
+const END_OF_INPUT: u8 = 4;
+/// Size where standard input is no terminal.
+const ROWS_AND_COLUMNS: (u16, u16) = (24, 80);
 
-/// Boots a guest, loads the driver, and runs what is typed until end of input or `exit`.
+/// Boots a guest, loads the driver, and connects standard input and output with a shell there until it ends.
 pub fn run(options: &Options, driver: Driver) -> Result<()> {
     let bench = Bench::new(
         &options.artifacts,
@@ -30,44 +37,66 @@ pub fn run(options: &Options, driver: Driver) -> Result<()> {
     guest.configure(guest.machine.most_channels())?;
     println!(
         "eth0 is 10.0.0.1 and fd00::1; its peer is 10.0.0.2 and fd00::2 in namespace 'peer'.\n\
-         Guest console: {}. Each line is a shell of its own; 'cd' lasts; '!' runs it below, next\n\
-         to the test host. 'exit' ends.",
+         Guest console: {}. 'exit' or Ctrl-D ends.",
         bench.console().display()
     );
-    converse(&bench, &session)
+    let raw = RawMode::enter().context("terminal")?;
+    let done = converse(&session);
+    drop(raw);
+    done
 }
 
-fn converse(bench: &Bench, session: &Session<'_>) -> Result<()> {
-    let guest = &session.guest;
-    let mut folder = "/root".to_owned();
-    let mut line = String::new();
+/// Carries what is typed to the guest and what it shows back.
+fn converse(session: &Session<'_>) -> Result<()> {
+    let size = match rustix::termios::tcgetwinsize(std::io::stdin()) {
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
+        _ => ROWS_AND_COLUMNS,
+    };
+    let keys = keys();
+    let mut typing = true;
     loop {
-        print!("guest:{folder}# ");
-        std::io::stdout().flush()?;
-        line.clear();
-        if std::io::stdin().lock().read_line(&mut line)? == 0 || line.trim() == "exit" {
-            println!();
+        let mut input = Vec::new();
+        if typing {
+            typing = collect(&keys, &mut input);
+        }
+        let (output, ended) = session.guest.agent.terminal(size, input, WAIT)?;
+        let mut out = std::io::stdout().lock();
+        out.write_all(&output)?;
+        out.flush()?;
+        if ended {
             return Ok(());
         }
-        // The new folder goes to a file, so that the output stays what the commands printed.
-        let script = format!(
-            "cd '{folder}' && {{ {}\n}}; code=$?; pwd >/tmp/shell-folder; exit $code",
-            line.trim()
-        );
-        if line.trim().is_empty() {
-            continue;
-        }
-        if let Some(below) = line.trim().strip_prefix('!') {
-            print!("{}", bench.run_below(below, LIMIT)?);
-            continue;
-        }
-        match guest.try_at(End::Near, &["sh", "-c", &script], LIMIT) {
-            Ok(outcome) => print!("{}{}", outcome.stdout, outcome.stderr),
-            Err(e) => eprintln!("{e:#}"),
-        }
-        session.alive()?;
-        if let Ok(text) = guest.at(End::Near, &["cat", "/tmp/shell-folder"], SHORT) {
-            text.trim().clone_into(&mut folder);
+        if output.is_empty() {
+            session.alive()?;
         }
     }
+}
+
+/// What comes from standard input, from a thread that waits for it.
+fn keys() -> Receiver<Vec<u8>> {
+    let (sender, keys) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; TYPED];
+        while let Ok(n @ 1..) = std::io::stdin().lock().read(&mut buffer) {
+            if sender.send(buffer[..n].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    keys
+}
+
+/// Takes what has been typed; false once there will be no more.
+fn collect(keys: &Receiver<Vec<u8>>, input: &mut Vec<u8>) -> bool {
+    while input.len() < TYPED {
+        match keys.try_recv() {
+            Ok(bytes) => input.extend(bytes),
+            Err(TryRecvError::Empty) => return true,
+            Err(TryRecvError::Disconnected) => {
+                input.push(END_OF_INPUT);
+                return false;
+            }
+        }
+    }
+    true
 }

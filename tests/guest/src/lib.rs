@@ -6,7 +6,7 @@
 //! * `frame`: how messages are found in a byte stream that may also carry noise;
 //! * `protocol`: the requests and answers;
 //! * `device`: opening the byte stream;
-//! * `server`: the agent itself; `process`, `files`: what its requests do.
+//! * `server`: the agent itself; `process`, `files`, `terminal`: what its requests do.
 //!
 //! Built-in traffic, run as subcommands of the same program (stock tools are too slow where every
 //! instruction is emulated twice, or do not verify content):
@@ -29,4 +29,5 @@ pub mod server;
 pub mod sweep;
 pub mod symbols;
 pub mod tcp;
+pub mod terminal;
 pub mod udp;

@@ -58,6 +58,17 @@ pub enum Request {
         /// Signal number.
         signal: i32,
     },
+    /// Type on a shell's terminal, which the first such request opens, and see what it shows.
+    Terminal {
+        /// Its height, when it is opened.
+        rows: u16,
+        /// Its width.
+        columns: u16,
+        /// What is typed.
+        input: Bytes,
+        /// Longest wait for something to show.
+        wait_ms: u64,
+    },
     /// Read part of a file.
     Read {
         /// Path in the machine.
@@ -142,6 +153,13 @@ pub enum Response {
     Data {
         /// The bytes; fewer than asked for at the end of the file.
         data: Bytes,
+    },
+    /// What a terminal shows.
+    Shown {
+        /// New output.
+        output: Bytes,
+        /// The shell has ended; the next request opens another.
+        ended: bool,
     },
     /// The request could not be carried out.
     Failed {

@@ -18,6 +18,7 @@ use crate::files;
 use crate::frame::{Decoder, Frame, Kind, MAX_PAYLOAD};
 use crate::process::{self, Job};
 use crate::protocol::{Bytes, Request, Response};
+use crate::terminal::Terminal;
 
 /// Answers kept for requests that are repeated.
 const ANSWERS_KEPT: usize = 64;
@@ -35,6 +36,7 @@ pub fn serve(mut reader: impl Read, writer: impl Write + Send + 'static) -> std:
         instance: instance(),
         writer: Mutex::new(Box::new(writer)),
         jobs: Mutex::default(),
+        terminal: Mutex::default(),
         seen: Mutex::default(),
     });
     agent.hello();
@@ -65,6 +67,7 @@ struct Agent {
     instance: u64,
     writer: Mutex<Box<dyn Write + Send>>,
     jobs: Mutex<Jobs>,
+    terminal: Mutex<Option<Terminal>>,
     seen: Mutex<Seen>,
 }
 
@@ -155,6 +158,12 @@ impl Agent {
                 let (group, _) = lock(&self.jobs).get(job)?;
                 process::signal_group(group, signal).map(|()| Response::Done)
             }
+            Request::Terminal {
+                rows,
+                columns,
+                input,
+                wait_ms,
+            } => self.terminal(rows, columns, &input.0, Duration::from_millis(wait_ms)),
             Request::Read {
                 path,
                 offset,
@@ -168,6 +177,23 @@ impl Agent {
                 data,
             } => files::write(&path, offset, mode, &data.0).map(|()| Response::Done),
         }
+    }
+
+    fn terminal(&self, rows: u16, columns: u16, input: &[u8], wait: Duration) -> Result<Response> {
+        let mut place = lock(&self.terminal);
+        let terminal = match place.take() {
+            Some(terminal) => place.insert(terminal),
+            None => place.insert(Terminal::shell(rows, columns)?),
+        };
+        let shown = terminal.exchange(input, wait, READ_LIMIT as usize / 2)?;
+        let ended = shown.is_none();
+        if ended {
+            *place = None;
+        }
+        Ok(Response::Shown {
+            output: Bytes(shown.unwrap_or_default()),
+            ended,
+        })
     }
 
     /// The state of a background program.
