@@ -126,7 +126,7 @@ impl Attachment {
         channels()
             .next()
             .is_some_and(|primary| !rescinded(&primary))
-            && channels().any(|channel| channel.is_broken() || rescinded(&channel))
+            && channels().any(|channel| has_broken_ring(&channel) || rescinded(&channel))
     }
 
     /// The CPU that channel `index` interrupts.
@@ -417,6 +417,11 @@ impl Parts {
         queues.iter().for_each(|queue| forget_packets(dev, queue));
         Some(channel)
     }
+}
+
+/// Whether the host broke one of the channel's rings.
+pub(crate) fn has_broken_ring(channel: &OpenChannel) -> bool {
+    channel.is_broken() || channel.cannot_send()
 }
 
 /// Makes the queue `index` and opens its channel. `late` gets the channel if the host answers after

@@ -6,6 +6,7 @@
 //! One operation at a time has the control page and the mailbox: whoever holds the adapter's `control`
 //! mutex.
 
+use crate::attach::has_broken_ring;
 use crate::mailbox::{Mail, Mailbox, MAX_MESSAGE};
 use crate::net::HostPages;
 use crate::queue::OpenChannel;
@@ -200,7 +201,8 @@ impl<'a> Line<'a> {
             if self.channel.reference().rescinded() {
                 return operation.event(Event::Rescinded);
             }
-            if self.deadline.passed() {
+            // Through a broken ring no answer comes, however long we wait.
+            if self.deadline.passed() || has_broken_ring(self.channel) {
                 return operation.event(Event::Deadline);
             }
             return Ok(());
@@ -230,7 +232,7 @@ impl<'a> Line<'a> {
 
     fn send_nvsp(&mut self, len: usize, id: TransactionId, want: bool) -> Result<(), SendError> {
         let message = self.buffers.message.get(..len).ok_or(SendError::Invalid)?;
-        retry(self.deadline, || {
+        retry(self.channel, self.deadline, || {
             self.channel.send_inband(message, id.value(), want)
         })
     }
@@ -251,7 +253,7 @@ impl<'a> Line<'a> {
             .and_then(|packet| packet.finish(payload.len(), id.value()))
             .ok_or(SendError::Invalid)?;
         let header = header.get_mut(..header_len).ok_or(SendError::Invalid)?;
-        retry(self.deadline, || {
+        retry(self.channel, self.deadline, || {
             self.channel.send_gpa_direct(header, &payload, id.value())
         })
     }
@@ -260,7 +262,8 @@ impl<'a> Line<'a> {
     pub(crate) fn settle(&mut self, id: TransactionId, mut done: impl FnMut() -> bool) -> bool {
         let mut completed = false;
         while !(completed && done()) {
-            if self.deadline.passed() || self.channel.reference().rescinded() {
+            let lost = self.channel.reference().rescinded() || has_broken_ring(self.channel);
+            if self.deadline.passed() || lost {
                 return false;
             }
             let slice = Deadline::after(2).min(self.deadline);
@@ -280,14 +283,15 @@ impl Drop for Line<'_> {
     }
 }
 
-/// Repeats `send` until the ring has room or `deadline` passes. Sleeps.
+/// Repeats `send` until the ring has room, or cannot have it any more, or `deadline` passes. Sleeps.
 fn retry(
+    channel: &OpenChannel,
     deadline: Deadline,
     mut send: impl FnMut() -> Result<(), SendError>,
 ) -> Result<(), SendError> {
     loop {
         match send() {
-            Err(SendError::Full) if !deadline.passed() => {
+            Err(SendError::Full) if !deadline.passed() && !channel.cannot_send() => {
                 fsleep(Delta::from_millis(RETRY_MS));
             }
             result => return result,

@@ -433,7 +433,9 @@ impl<'a> Tx<'a> {
     fn later(&self, error: SendError, skb: Option<SkBuff>) -> Unsent {
         match (error, skb) {
             // With nothing on its way, no completion would wake the queue.
-            (SendError::Full, Some(skb)) if self.queue.in_flight.count() > 0 => {
+            (SendError::Full, Some(skb))
+                if self.queue.in_flight.count() > 0 && !self.channel.cannot_send() =>
+            {
                 self.stop();
                 Unsent::Later(skb)
             }
@@ -449,6 +451,9 @@ impl<'a> Tx<'a> {
     fn unsent(&self, error: SendError) {
         if error == SendError::Full {
             self.stats.no_space.add(1);
+            if self.channel.cannot_send() {
+                self.queue.shared.lost_channel();
+            }
             self.stop();
         } else if error == SendError::Rescinded {
             self.queue.shared.lost_channel();
@@ -488,7 +493,7 @@ impl<'a> Tx<'a> {
     fn stop_if_full(&self) {
         let in_flight = self.queue.in_flight.count();
         if in_flight >= MAX_IN_FLIGHT as u32
-            || (in_flight >= self.path.may_fill_ring && self.channel.free_percent() < STOP_PERCENT)
+            || (in_flight >= self.path.may_fill_ring && !self.channel.has_free(STOP_PERCENT))
         {
             self.stop();
         }
@@ -510,7 +515,6 @@ impl Queue {
     /// Whether a stopped queue may go on.
     pub(crate) fn has_room(&self, channel: &OpenChannel) -> bool {
         let in_flight = self.in_flight.count();
-        in_flight == 0
-            || (in_flight < MAX_IN_FLIGHT as u32 / 2 && channel.free_percent() > WAKE_PERCENT)
+        in_flight == 0 || (in_flight < MAX_IN_FLIGHT as u32 / 2 && channel.has_free(WAKE_PERCENT))
     }
 }

@@ -5,6 +5,7 @@
 //! Either the host does not complete what it was sent, or an interrupt was lost, which another poll makes up
 //! for. The core calls this once per queue and timeout.
 
+use crate::attach::has_broken_ring;
 use crate::device::Adapter;
 use crate::net::{Device, SoftIrq};
 
@@ -47,7 +48,7 @@ pub(crate) fn report(dev: &Device<Adapter>, queue: u16, section: SoftIrq<'_>) {
             tx.wake,
         ),
     );
-    if channel.reference().rescinded() {
+    if channel.reference().rescinded() || has_broken_ring(channel) {
         // Nobody sends on a stopped queue, which is how a loss is noticed otherwise.
         napi.shared.lost_channel();
     }

@@ -12,7 +12,7 @@ use crate::{
         channel::{Interrupt, OpenChannel},
         gpa_direct::GPA_DIRECT_HEADER_LEN,
         packet::{DESCRIPTOR_LEN, FLAG_COMPLETION_REQUESTED, TRAILER_LEN},
-        ring::bytes_free,
+        ring::{bytes_free, bytes_used},
         shared_ring::RingIndices,
     },
 };
@@ -154,14 +154,21 @@ impl<H: Interrupt> OpenChannel<H> {
         bytes_free(ring.write, ring.read, ring.size)
     }
 
-    /// Per cent of the ring that is free.
+    /// Whether an index of the ring is nonsense, which only a broken or hostile host writes: nothing can be sent any more
+    /// until the channel has been closed and opened.
+    pub fn cannot_send(&self) -> bool {
+        // SAFETY: As in `bytes_to_write`.
+        let ring = unsafe { RingIndices::read(&raw const (*self.as_raw()).outbound) };
+        bytes_used(ring.write, ring.read, ring.size).is_none()
+    }
+
+    /// Whether more than `percent` per cent of the ring are free.
     #[inline]
-    pub fn free_percent(&self) -> u32 {
+    pub fn has_free(&self, percent: u32) -> bool {
         // SAFETY: As in `bytes_to_write`.
         let ring = unsafe { RingIndices::read(&raw const (*self.as_raw()).outbound) };
         let free = u64::from(bytes_free(ring.write, ring.read, ring.size));
-        let percent = free.wrapping_mul(100).checked_div(ring.size.into());
-        percent.map_or(0, |percent| percent.min(100) as u32)
+        free.wrapping_mul(100) > u64::from(ring.size).wrapping_mul(percent.into())
     }
 
     /// How often a sender has found the ring full.
