@@ -107,6 +107,12 @@ impl<S: DerefMut<Target = [Piece]>> Coalescer<S> {
         self.finish()
     }
 
+    /// The next message of the packet was refused. It may have been a piece of the frame that was begun, which
+    /// would have a hole without it: that frame is lost.
+    pub fn gap(&mut self) {
+        self.abandon();
+    }
+
     /// The ring packet ends: so must a frame that was begun.
     pub fn end_of_packet(&mut self) -> Result<(), CoalesceError> {
         if self.abandon() {

@@ -272,7 +272,10 @@ impl Rx<'_> {
         for range in pages.iter() {
             match self.message(state, area, range.within(area.len)) {
                 Some(received) => frames = frames.wrapping_add(received),
-                None => bad = bad.wrapping_add(1),
+                None => {
+                    bad = bad.wrapping_add(1);
+                    state.coalescer.gap();
+                }
             }
         }
         // Already counted, with what was lost on the way.

@@ -102,6 +102,17 @@ fn a_missing_end_costs_one_frame_and_no_other() {
 }
 
 #[test]
+fn a_refused_message_in_between_costs_the_frame() {
+    let mut c = coalescer();
+    assert_eq!(c.push(0, &piece(1514, FIRST)), Ok(Step::More));
+    c.gap();
+    assert_eq!(c.push(0, &piece(1, LAST)), Err(CoalesceError::NoStart));
+    assert_eq!(c.lost(), 2);
+    c.gap();
+    assert_eq!((c.end_of_packet(), c.lost()), (Ok(()), 2));
+}
+
+#[test]
 fn too_many_pieces_and_too_many_bytes_are_refused() {
     let mut c = coalescer();
     assert_eq!(c.push(0, &piece(14, FIRST)), Ok(Step::More));
