@@ -15,7 +15,7 @@ scripts := $(dir $(lastword $(MAKEFILE_LIST)))scripts
 MAKEFLAGS += --no-print-directory
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
-.PHONY: all module kdir install demo shell e2e bench test lint check check-full rust-analyzer clean clean-cache help
+.PHONY: all module kdir install demo shell e2e bench test fuzz census lint check check-full rust-analyzer clean clean-cache help
 
 all: module
 
@@ -50,6 +50,14 @@ check-full:
 ## test: unit and property tests
 test:
 	@$(scripts)/test-units
+
+## fuzz: fuzz formats and state machines for TIME seconds (default 60; TARGET=name, ARGS=more, as in ARGS=--help)
+fuzz:
+	@$(scripts)/fuzz $(if $(TIME),--time $(TIME)) $(if $(TARGET),--target $(TARGET)) $(ARGS)
+
+## census: unsafe code by folder, C, long functions and files (ARGS=--list names them)
+census:
+	@$(scripts)/census $(ARGS)
 
 ## lint: formatting, clippy on both sides, shell scripts, what the module must not contain
 lint:
