@@ -129,6 +129,13 @@ impl Attachment {
             && channels().any(|channel| has_broken_ring(&channel) || rescinded(&channel))
     }
 
+    /// Looks, from now on, whether the host takes a sub-channel away.
+    pub(crate) fn watch(&self) {
+        if self.channels() > 1 {
+            self.parts.shared.watch_channels();
+        }
+    }
+
     /// The CPU that channel `index` interrupts.
     pub(crate) fn target_cpu(&self, config: &Config<'_>, index: usize) -> Option<u32> {
         let queue = self.parts.queues.get(index)?;

@@ -78,6 +78,12 @@ impl DataPath {
         self.queues.get(usize::from(index)).map(|queue| &**queue)
     }
 
+    /// Whether the host has taken a channel away.
+    pub(crate) fn lost_channel(&self, section: SoftIrq<'_>) -> bool {
+        let channels = || self.queues.iter().map(|queue| queue.channel.get(section));
+        channels().any(|channel| channel.is_some_and(|channel| channel.reference().rescinded()))
+    }
+
     /// Channels in use, 1 to 64.
     #[inline]
     pub(crate) fn channels(&self) -> u16 {

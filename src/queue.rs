@@ -15,7 +15,10 @@ use crate::stats::QueueStats;
 use crate::tx::TxState;
 use crate::vmbus;
 use core::sync::atomic::{AtomicU32, AtomicU8, Ordering};
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::{rcu, Arc},
+};
 
 /// The channel of a queue, open.
 pub(crate) type OpenChannel = vmbus::OpenChannel<Napi<Queue>>;
@@ -27,6 +30,10 @@ pub(crate) const MAX_IN_FLIGHT: usize = 512;
 
 /// Milliseconds from the loss of a channel to the rebuild.
 const REPAIR_MS: u32 = 1000;
+
+/// Milliseconds between two looks for channels that are gone. A loss shows at once when something is sent; a
+/// channel that only receives is missed by nobody.
+const WATCH_MS: u32 = 3000;
 
 /// What the channels of one attach share.
 #[pin_data]
@@ -50,6 +57,9 @@ pub(crate) struct Shared {
     /// Rebuilds the device without a channel that the host took away.
     #[pin]
     repair: DelayedWork<DeviceRef<Adapter>>,
+    /// Looks for channels that are gone.
+    #[pin]
+    watch: DelayedWork<DeviceRef<Adapter>>,
 }
 
 impl Shared {
@@ -68,6 +78,7 @@ impl Shared {
                     dev.schedule_work(LINK);
                 }),
                 repair <- DelayedWork::new(dev.to_ref(), |dev| dev.schedule_work(REPAIR)),
+                watch <- DelayedWork::deferrable(dev.to_ref(), |dev| look_for_losses(dev)),
             }? Error),
             GFP_KERNEL,
         )
@@ -78,9 +89,16 @@ impl Shared {
         self.repair.queue(REPAIR_MS);
     }
 
+    /// Begins to look for lost channels, now and then while the machine is awake.
+    pub(crate) fn watch_channels(&self) {
+        self.watch.queue(WATCH_MS);
+    }
+
     /// Cancels what was to be done later, for teardown. Sleeps.
     pub(crate) fn cancel_work(&self) {
         self.carrier_return.cancel();
+        // Before what it may queue.
+        self.watch.cancel();
         self.repair.cancel();
     }
 
@@ -108,6 +126,22 @@ impl Shared {
     pub(crate) fn set_version(&self, version: NvspVersion) {
         self.version.store(version.value(), Ordering::Relaxed);
     }
+}
+
+/// Has the device rebuilt if the host took a channel away, and looks again later. Ends when the path is taken
+/// down; the next attach begins anew.
+fn look_for_losses(dev: &Device<Adapter>) {
+    let section = rcu::read_lock();
+    let Some(path) = dev.path.get(SoftIrq::from(&section)) else {
+        return;
+    };
+    let Some(primary) = path.queue(0) else {
+        return;
+    };
+    if path.lost_channel(SoftIrq::from(&section)) {
+        primary.shared.lost_channel();
+    }
+    primary.shared.watch_channels();
 }
 
 /// One channel of an attached device. Wrapped in a [`Napi`], which is what interrupts refer to.

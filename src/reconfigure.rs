@@ -297,6 +297,7 @@ impl Control {
             drop(occupied);
             return Err(EBUSY);
         }
+        self.attached()?.watch();
         report(dev, settings, &negotiated);
         if dev.is_running() {
             Adapter::update_carrier(dev, config);

@@ -314,7 +314,10 @@ void netvsc_allow_live_address_change(struct net_device *dev)
 	dev->priv_flags |= IFF_LIVE_ADDR_CHANGE;
 }
 
-void netvsc_delayed_work_init(struct delayed_work *work, work_func_t fn)
+void netvsc_delayed_work_init(struct delayed_work *work, work_func_t fn, bool deferrable)
 {
-	INIT_DELAYED_WORK(work, fn);
+	if (deferrable)
+		INIT_DEFERRABLE_WORK(work, fn);
+	else
+		INIT_DELAYED_WORK(work, fn);
 }

@@ -100,6 +100,6 @@ int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 ports_of, u3
 void netvsc_pick_tx_done(struct sk_buff *skb, u16 queue);
 
 void netvsc_allow_live_address_change(struct net_device *dev);
-void netvsc_delayed_work_init(struct delayed_work *work, work_func_t fn);
+void netvsc_delayed_work_init(struct delayed_work *work, work_func_t fn, bool deferrable);
 
 #endif /* NETVSC_NET_HELPERS_H */

@@ -29,10 +29,19 @@ unsafe impl<T: Send + Sync> Sync for DelayedWork<T> {}
 impl<T: Send + Sync + 'static> DelayedWork<T> {
     /// Work that calls `run(&data)`.
     pub(crate) fn new(data: T, run: fn(&T)) -> impl PinInit<Self> {
+        Self::with_timer(data, run, false)
+    }
+
+    /// The same, but a processor that sleeps is not woken for it: the work waits for the next cause.
+    pub(crate) fn deferrable(data: T, run: fn(&T)) -> impl PinInit<Self> {
+        Self::with_timer(data, run, true)
+    }
+
+    fn with_timer(data: T, run: fn(&T), deferrable: bool) -> impl PinInit<Self> {
         pin_init!(Self {
             // SAFETY: `slot` is valid for writes; the function matches the work's place in `Self`.
             work <- Opaque::ffi_init(|slot| unsafe {
-                bindings::netvsc_delayed_work_init(slot, Some(Self::trampoline))
+                bindings::netvsc_delayed_work_init(slot, Some(Self::trampoline), deferrable)
             }),
             run,
             data,

@@ -2,10 +2,13 @@
 
 //! NICs that come and go while others carry traffic.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{ensure, Result};
 
 use crate::bench::nic_specification;
 use crate::guest::{End, Guest, SHORT};
+use crate::packets::udp4;
 use crate::scenario::{Machine, Scenario, Set};
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -33,6 +36,14 @@ pub const SCENARIOS: &[Scenario] = &[
         machine: Machine::COMMON,
         c_defect: Some("L14: the flows of a lost sub-channel go nowhere until the user intervenes"),
         run: lost_channel,
+    },
+    Scenario {
+        name: "lost-sub-channel-that-only-receives-is-noticed",
+        about: "nothing is sent on a sub-channel that the host takes away: its frames come again within seconds",
+        set: Set::Quick,
+        machine: Machine::COMMON,
+        c_defect: Some("L14: the flows of a lost sub-channel go nowhere until the user intervenes"),
+        run: lost_receiver,
     },
 ];
 
@@ -102,6 +113,68 @@ fn third(guest: &Guest) -> Result<()> {
     traffic.finish()?;
     Ok(())
 }
+
+/// The channel that the host takes away in [`lost_receiver`].
+const RECEIVER: u32 = 2;
+/// Where the last byte of the destination lies in a frame with an IPv4 header.
+const DESTINATION_END: usize = 33;
+
+fn lost_receiver(guest: &Guest) -> Result<()> {
+    // All frames come on one channel, and no answer to them is sent.
+    guest.run(&["ethtool", "--rxfh", "eth0", "weight", "0", "0", "1"])?;
+    let result = lose_receiver(guest);
+    guest.run(&["ethtool", "--rxfh", "eth0", "default"])?;
+    result?;
+    guest.ping_both_ways()
+}
+
+fn lose_receiver(guest: &Guest) -> Result<()> {
+    // For another station's address: nobody answers.
+    let mut frame = udp4(End::Near, 9, b"not for you");
+    frame[DESTINATION_END] = 99;
+    let arrives = || -> Result<bool> {
+        let count = || guest.statistic(End::Near, &format!("rx_queue_{RECEIVER}_packets"));
+        let before = count()?;
+        for _ in 0..10 {
+            guest.host.inject_frame(End::Near, &frame)?;
+        }
+        Ok(count()? >= before + 10)
+    };
+    guest.wait_until("frames on the channel", SHORT, arrives)?;
+    let sent = |counters: &crate::host::Counters| counters.channel(End::Near, RECEIVER);
+    let before = guest.host.counters()?;
+    guest.forget_kernel_log()?;
+    guest.host.rescind(End::Near.nic(), RECEIVER)?;
+    let began = Instant::now();
+    let mut last = sent(&before)?.to_host;
+    guest.wait_until("a new attach", SHORT, || {
+        let counters = guest.host.counters()?;
+        let attached = counters.attaches(End::Near)? > before.attaches(End::Near)?;
+        if !attached {
+            last = sent(&counters).map_or(last, |packets| packets.to_host);
+        }
+        Ok(attached)
+    })?;
+    let took = began.elapsed();
+    let limit = guest.agent.patient(NOTICED);
+    ensure!(
+        took < limit,
+        "noticed after {took:.1?}, not within {limit:.0?}"
+    );
+    let unsent = sent(&before)?.to_host;
+    ensure!(
+        last == unsent,
+        "{} frames were sent on the channel",
+        last - unsent
+    );
+    guest.wait_until("frames on the channel again", SHORT, arrives)?;
+    let said = guest.kernel_messages("eth0.*took a channel away")?;
+    ensure!(said.len() == 1, "the kernel log says: {said:?}");
+    Ok(())
+}
+
+/// Time to notice a loss without a send: two looks, the rebuild's delay, and the rebuild.
+const NOTICED: Duration = Duration::from_secs(10);
 
 fn lost_channel(guest: &Guest) -> Result<()> {
     let most = guest.machine.most_channels();
