@@ -19,7 +19,7 @@ mod step;
 
 pub use config::{Config, Negotiated, OnRefusal};
 pub use error::BringupError;
-pub use step::Step;
+pub use step::{Step, Steps};
 
 use crate::rndis::event::{Action, Event, RequestIds, MESSAGE_BUFFER_LEN};
 use crate::rndis::link::LinkEvent;
@@ -269,7 +269,7 @@ impl Bringup {
         match (step.policy(self.config.on_refusal), refusal) {
             (step::Policy::LowerVersion, Refusal::Nvsp(_)) => self.lower_version(),
             (step::Policy::Continue, _) => {
-                self.negotiated.refused_steps = self.negotiated.refused_steps.saturating_add(1);
+                self.negotiated.refuse(step);
                 Ok(())
             }
             _ => Err(BringupError::Refused { step, refusal }),

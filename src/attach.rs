@@ -11,6 +11,7 @@ mod setup;
 use self::setup::Setup;
 use crate::buffers::{Kept, ReceiveArea, SendArea};
 use crate::control::{Buffers, Line};
+use crate::debug_view::HostError;
 use crate::device::{Adapter, DataPath};
 use crate::net::{Config, DeletedNapi, Device, Napi, TxQueueGuard, Unpublished};
 use crate::queue::{OpenChannel, Queue, Registration, Shared};
@@ -269,6 +270,7 @@ impl Parts {
             setup.perform(action)
         });
         result.map_err(|error| {
+            dev.history.error(HostError::Attach(error));
             Adapter::say_err(dev, format_args!("attach failed: {error}"));
             setup.not_shared.unwrap_or_else(|| errno(&error))
         })
@@ -417,6 +419,7 @@ impl Parts {
         let (channel, (queues, _)) = primary?
             .close(Deadline::after(CALL_MS), read_by_host, late)
             .inspect_err(|error| {
+                dev.history.error(HostError::NotReturned(*error));
                 let text = format_args!("host does not let go of the channel: {error:?}");
                 Adapter::say_err(dev, text);
             })
@@ -485,6 +488,7 @@ fn unshare(dev: &Device<Adapter>, buffer: Option<SharedBuffer>) -> Option<Pages>
     let result = buffer?.teardown(deadline);
     result
         .inspect_err(|error| {
+            dev.history.error(HostError::NotReturned(*error));
             Adapter::say_err(
                 dev,
                 format_args!("buffer not returned by the host: {error:?}"),

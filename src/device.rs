@@ -3,6 +3,7 @@
 //! A network adapter: from probe to removal, and what the network stack asks of it in between.
 
 use crate::attach::Attachment;
+use crate::debug_view::{History, View};
 use crate::link::LinkState;
 use crate::net::{
     cpu, Config, Device, Granted, Napi, Operations, Published, ReceiveOffloads, Registration, Rtnl,
@@ -123,6 +124,9 @@ pub(crate) struct Adapter {
     stats: KVec<QueueStats>,
     /// CPUs that were present at probe: the statistics that `ethtool` shows.
     cpus: KVec<u32>,
+    /// What debugfs shows beside the channels.
+    #[pin]
+    pub(crate) history: History,
     /// Settings, and what is attached.
     #[pin]
     pub(crate) control: Mutex<Control>,
@@ -154,6 +158,7 @@ impl Adapter {
                 }
                 cpus
             },
+            history <- History::new(),
             control <- new_mutex!(Control::new(Settings::new(ETHERNET_MTU), channel)),
         })
     }
@@ -360,23 +365,30 @@ impl Operations for Adapter {
     }
 }
 
+/// A network device that is in use.
+pub(crate) struct Served {
+    /// Dropped first: it holds a reference that unregistering would wait for.
+    _view: Option<View>,
+    _registration: Registration<Adapter>,
+}
+
 /// A bound device: the network device while it is registered.
 #[pin_data]
 pub(crate) struct Bound {
     #[pin]
-    registration: Mutex<Option<Registration<Adapter>>>,
+    served: Mutex<Option<Served>>,
 }
 
 impl Bound {
     /// Holds what [`Bound::register`] made.
-    pub(crate) fn new(registration: Result<Registration<Adapter>>) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(served: Result<Served>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            registration <- new_mutex!(Some(registration?)),
+            served <- new_mutex!(Some(served?)),
         }? Error)
     }
 
     /// Brings the adapter up and registers its network device.
-    pub(crate) fn register(hv: &vmbus::Device<device::Core<'_>>) -> Result<Registration<Adapter>> {
+    pub(crate) fn register(hv: &vmbus::Device<device::Core<'_>>) -> Result<Served> {
         let device: &device::Device<device::Core<'_>> = hv.as_ref();
         if vmbus::device::is_isolated() {
             dev_err!(
@@ -403,13 +415,17 @@ impl Bound {
             ETHERNET_MTU
         };
         netdev.set_mtu_range(MIN_MTU, max_mtu);
-        netdev.register()
+        let registration = netdev.register()?;
+        Ok(Served {
+            _view: View::new(&registration, hv.instance()),
+            _registration: registration,
+        })
     }
 
     /// Unregisters the network device and detaches from the host.
     pub(crate) fn unbind(&self) {
-        let registration = self.registration.lock().take();
-        drop(registration);
+        let served = self.served.lock().take();
+        drop(served);
     }
 }
 

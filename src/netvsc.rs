@@ -15,6 +15,7 @@ pub mod vmbus;
 mod attach;
 mod buffers;
 mod control;
+mod debug_view;
 mod device;
 mod ethtool;
 mod link;
@@ -46,6 +47,8 @@ struct HvNetvsc {
     _driver: driver::Registration<vmbus::Adapter<NetvscDriver>>,
     /// Dropped after the driver, which makes the calls.
     _calls: vmbus::CallQueue,
+    /// Dropped after the driver, whose devices have folders in it.
+    _debugfs: net::debugfs::Root,
 }
 
 impl kernel::InPlaceModule for HvNetvsc {
@@ -53,6 +56,7 @@ impl kernel::InPlaceModule for HvNetvsc {
         try_pin_init!(Self {
             // Made first, and dropped last: fields are dropped in the order of the struct.
             _calls: vmbus::CallQueue::new()?,
+            _debugfs: net::debugfs::Root::new(c"hv_netvsc")?,
             _driver <- driver::Registration::new(c"hv_netvsc", module),
         })
     }

@@ -14,6 +14,7 @@ mod rss;
 use crate::attach::Attachment;
 use crate::buffers::Kept;
 use crate::control::Started;
+use crate::debug_view::HostError;
 use crate::device::Adapter;
 use crate::net::{Config, Device};
 use crate::rndis::{
@@ -147,6 +148,7 @@ impl Control {
         };
         // From here on a frame that comes stops its queue and goes back to the stack.
         let path = dev.path.unpublish(config);
+        dev.history.detached();
         // Takes each queue's lock, so no transmit that has seen the path is under way afterwards.
         dev.tx_disable();
         self.channel = attachment.detach(dev, config, &mut self.kept);
@@ -257,6 +259,7 @@ impl Control {
             Ok(attachment) => self.attachment = Some(attachment),
             Err((channel, error)) => {
                 self.channel = channel;
+                dev.history.failed();
                 return Err(error);
             }
         }
@@ -297,6 +300,7 @@ impl Control {
             drop(occupied);
             return Err(EBUSY);
         }
+        dev.history.attached(&negotiated);
         self.attached()?.watch();
         report(dev, settings, &negotiated);
         if dev.is_running() {
@@ -365,6 +369,7 @@ impl Control {
         self.exchange(config, deadline, request)?
             .map(drop)
             .map_err(|error| {
+                dev.history.error(HostError::Request(error));
                 Adapter::say_err(dev, format_args!("host refused a request: {error}"));
                 errno(&error)
             })

@@ -50,6 +50,23 @@ impl Deadline {
     }
 }
 
+/// A point in time that has passed, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment(Jiffies);
+
+impl Moment {
+    /// Now.
+    pub fn now() -> Self {
+        Self(now())
+    }
+
+    /// Milliseconds since then.
+    pub fn elapsed(self) -> u64 {
+        // SAFETY: Pure arithmetic.
+        unsafe { bindings::jiffies64_to_msecs(now().wrapping_sub(self.0) as u64) }
+    }
+}
+
 fn now() -> Jiffies {
     // SAFETY: The kernel's tick counter is always mapped; an aligned word is read whole.
     unsafe { addr_of!(bindings::jiffies).read_volatile() }

@@ -13,6 +13,8 @@
     )
 )]
 
+use core::fmt;
+
 /// A GUID in wire order: the first three fields little-endian, the rest as bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
@@ -28,6 +30,17 @@ impl Guid {
         Self([
             a0, a1, a2, a3, b0, b1, c0, c1, e0, e1, e2, e3, e4, e5, e6, e7,
         ])
+    }
+}
+
+/// As it is written in text, and as `hv_vmbus` names its devices.
+impl fmt::Display for Guid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a0, a1, a2, a3, b0, b1, c0, c1, e0, e1, rest @ ..] = self.0;
+        let d1 = u32::from_le_bytes([a0, a1, a2, a3]);
+        let (d2, d3) = (u16::from_le_bytes([b0, b1]), u16::from_le_bytes([c0, c1]));
+        write!(f, "{d1:08x}-{d2:04x}-{d3:04x}-{e0:02x}{e1:02x}-")?;
+        rest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -47,5 +60,11 @@ mod tests {
     fn nic_class_has_the_bytes_of_the_module_alias() {
         let hex: String = NIC_CLASS.0.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, "635161f83edfc546913ff2d2f965ed0e");
+    }
+
+    #[test]
+    fn nic_class_reads_as_it_is_written() {
+        let text = NIC_CLASS.to_string();
+        assert_eq!(text, "f8615163-df3e-46c5-913f-f2d2f965ed0e");
     }
 }

@@ -45,7 +45,7 @@ pub mod subchannel;
 pub use self::{
     bounded::{bounded, CallQueue},
     channel::{Channel, ChannelRef, Interrupt, InterruptedChannel, OpenChannel, OpenConfig},
-    completion::{Completion, Deadline},
+    completion::{Completion, Deadline, Moment},
     device::Device,
     driver::{Adapter, DeviceId, Driver, IdTable},
     gpadl::{Pages, SharedBuffer, SharedBytes},

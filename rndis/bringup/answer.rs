@@ -247,7 +247,7 @@ impl Bringup {
             if self.config.on_refusal == OnRefusal::Fail {
                 return Err(BringupError::SubchannelsNotOpen { granted, open });
             }
-            self.negotiated.refused_steps = self.negotiated.refused_steps.saturating_add(1);
+            self.negotiated.refuse(Step::OpenSubchannels);
         }
         self.negotiated.channels = open.saturating_add(1);
         self.negotiated.user_table = self.user_table_fits();

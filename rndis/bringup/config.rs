@@ -2,6 +2,7 @@
 
 //! What the driver wants from an attach, and what it got.
 
+use super::step::{Step, Steps};
 use crate::rndis::address::MacAddress;
 use crate::rndis::link::{LinkEvent, LinkSpeed};
 use crate::rndis::offload::Offloads;
@@ -96,6 +97,8 @@ pub struct Negotiated {
     pub user_table: bool,
     /// Requests that the host refused without ending the attach.
     pub refused_steps: u32,
+    /// Which requests those were.
+    pub refused: Steps,
 }
 
 impl Negotiated {
@@ -124,6 +127,7 @@ impl Negotiated {
             rss_enabled: false,
             user_table: false,
             refused_steps: 0,
+            refused: Steps::default(),
         }
     }
 
@@ -133,6 +137,12 @@ impl Negotiated {
             Some(table) if self.user_table => *table,
             _ => rss::Table::spread(self.rss_table_len, self.channels),
         }
+    }
+
+    /// Notes a request that the host did not grant.
+    pub(super) fn refuse(&mut self, step: Step) {
+        self.refused_steps = self.refused_steps.saturating_add(1);
+        self.refused.add(step);
     }
 
     /// Takes a link event that came during the attach.

@@ -78,6 +78,62 @@ impl fmt::Display for Step {
     }
 }
 
+/// A set of steps. `Display` lists them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Steps(u32);
+
+impl Steps {
+    /// All that there can be, in their order.
+    const ALL: [Step; 20] = [
+        Step::Init,
+        Step::NdisConfig,
+        Step::NdisVersion,
+        Step::ShareReceiveBuffer,
+        Step::SendReceiveBuffer,
+        Step::ShareSendBuffer,
+        Step::SendSendBuffer,
+        Step::Initialize,
+        Step::MaxFrameSize,
+        Step::Address,
+        Step::OffloadCapabilities,
+        Step::OffloadParameters,
+        Step::MediaStatus,
+        Step::LinkSpeed,
+        Step::RssCapabilities,
+        Step::Subchannels,
+        Step::OpenSubchannels,
+        Step::RssDisable,
+        Step::RssEnable,
+        Step::Done,
+    ];
+
+    /// Adds one.
+    pub(super) fn add(&mut self, step: Step) {
+        self.0 |= Self::bit(step);
+    }
+
+    fn bit(step: Step) -> u32 {
+        // At most 19.
+        1u32.checked_shl(step as u32).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for step in Self::ALL {
+            if self.0 & Self::bit(step) != 0 {
+                write!(f, "{separator}{step}")?;
+                separator = ", ";
+            }
+        }
+        match separator {
+            "" => f.write_str("nothing"),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What a refusal does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Policy {

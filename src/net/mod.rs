@@ -36,6 +36,7 @@ mod tx_cell;
 mod work;
 
 pub(crate) mod cpu;
+pub(crate) mod debugfs;
 pub(crate) mod ethtool;
 
 pub(crate) use device::{Completed, Device, DeviceRef, Granted, Registration, UniqueDevice};

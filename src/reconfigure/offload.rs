@@ -3,6 +3,7 @@
 //! What the host does for received frames: changed on the open channels, by one request.
 
 use super::{errno, Control, EXCHANGE_MS};
+use crate::debug_view::HostError;
 use crate::device::Adapter;
 use crate::net::{Config, Device, ReceiveOffloads};
 use crate::rndis::{
@@ -47,6 +48,7 @@ impl Control {
             self.attached()?.negotiated.offloads = new;
             return Ok(());
         };
+        dev.history.error(HostError::Request(error));
         Adapter::say_err(
             dev,
             format_args!("host does not change offloads, they stay as they were: {error}"),

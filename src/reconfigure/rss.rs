@@ -3,6 +3,7 @@
 //! How received frames are spread over the channels: changed while they are open, by two requests.
 
 use super::{errno, Control, EXCHANGE_MS};
+use crate::debug_view::HostError;
 use crate::device::Adapter;
 use crate::net::{ethtool::not_supported, Config, Device};
 use crate::rndis::{
@@ -120,6 +121,7 @@ impl Control {
             self.attached()?.negotiated.rss_enabled = true;
             return Ok(());
         };
+        dev.history.error(HostError::Request(error));
         Adapter::say_err(
             dev,
             format_args!("host does not change RSS, it stays as it was: {error}"),

@@ -6,6 +6,7 @@ mod attach_faults;
 mod bulk;
 pub use bulk::iperf3_mbit;
 mod channels;
+mod debug_view;
 mod echo;
 mod ethtool_features;
 mod ethtool_flow_hash;
@@ -49,6 +50,7 @@ pub fn all() -> Vec<Scenario> {
         hostile_receive::SCENARIOS,
         reload::SCENARIOS,
         versions::SCENARIOS,
+        debug_view::SCENARIOS,
         life::SCENARIOS,
         vmbus_silence::SCENARIOS,
     ]
