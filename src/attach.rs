@@ -22,6 +22,7 @@ use crate::rndis::{
     teardown::{self, Established, Step},
 };
 use crate::settings::Settings;
+use crate::trace;
 use crate::vmbus::{self, Channel, Deadline, Pages, SharedBuffer};
 use kernel::{prelude::*, sync::Arc, time::Msecs};
 
@@ -372,6 +373,7 @@ impl Parts {
             .first()
             .and_then(|queue| queue.napi().channel.get_config(config));
         if let (Some(channel), Some((message, id))) = (channel, teardown::revoke(step)) {
+            trace::nvsp_sent(channel.handler().dev(), &message, id);
             // Fails only when the channel is gone or its ring full of what the host ignores.
             let _ = channel.send_inband(&message, id.value(), false);
         }

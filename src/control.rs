@@ -17,6 +17,7 @@ use crate::rndis::{
     nvsp::{self, RndisChannel},
     transaction::TransactionId,
 };
+use crate::trace;
 use crate::vmbus::{
     gpa_direct::{header_len, GpaDirect, RndisHeaderRange},
     Deadline, SendError,
@@ -208,12 +209,19 @@ impl<'a> Line<'a> {
             return Ok(());
         };
         let bytes = mail.get(..len).unwrap_or(&[]);
+        let dev = self.channel.handler().dev();
         let event = match kind {
-            Mail::Completion(transaction) => Event::Completion {
-                transaction,
-                payload: bytes,
-            },
-            Mail::Rndis => Event::Rndis(bytes),
+            Mail::Completion(transaction) => {
+                trace::nvsp_received(dev, bytes, Some(transaction));
+                Event::Completion {
+                    transaction,
+                    payload: bytes,
+                }
+            }
+            Mail::Rndis => {
+                trace::rndis_received(dev, bytes);
+                Event::Rndis(bytes)
+            }
         };
         if !late {
             return operation.event(event);
@@ -232,6 +240,7 @@ impl<'a> Line<'a> {
 
     fn send_nvsp(&mut self, len: usize, id: TransactionId, want: bool) -> Result<(), SendError> {
         let message = self.buffers.message.get(..len).ok_or(SendError::Invalid)?;
+        trace::nvsp_sent(self.channel.handler().dev(), message, id);
         retry(self.channel, self.deadline, || {
             self.channel.send_inband(message, id.value(), want)
         })
@@ -241,6 +250,7 @@ impl<'a> Line<'a> {
     pub(crate) fn send_rndis(&mut self, len: usize, id: TransactionId) -> Result<(), SendError> {
         let buffers = &mut *self.buffers;
         let message = buffers.message.get(..len).ok_or(SendError::Invalid)?;
+        trace::rndis_sent(self.channel.handler().dev(), message);
         let range = buffers
             .page
             .write(0, message)

@@ -27,6 +27,7 @@ mod reconfigure;
 mod rx;
 mod settings;
 mod stats;
+mod trace;
 mod tx;
 mod tx_timeout;
 

@@ -25,6 +25,7 @@ use crate::rndis::{
     version::NvspVersion,
 };
 use crate::stats::PollStats;
+use crate::trace;
 use crate::vmbus::{
     packet::{Packet, PacketType},
     transfer_pages::{CheckedRange, TransferPages},
@@ -391,6 +392,7 @@ impl Rx<'_> {
         let mut bytes = [0u8; MAX_INDICATION];
         let bytes = bytes.get_mut(..MAX_INDICATION.min(range.len() as usize))?;
         area.buffer.copy_out(range.offset() as usize, bytes).ok()?;
+        trace::rndis_received(self.queue.dev(), bytes);
         let message = HostMessage::decode(bytes);
         // Longer indications than we look at concern something else.
         if let Some(event) = message.ok().as_ref().and_then(LinkEvent::from_message) {
@@ -420,6 +422,7 @@ impl Rx<'_> {
     /// The host tells something in-band. Rare, see [`Rx::control`].
     #[inline(never)]
     fn notice(&self, packet: &Packet<'_>) {
+        trace::nvsp_received(self.queue.dev(), packet.payload, None);
         let shared = &self.queue.shared;
         let notice = shared
             .version()

@@ -102,4 +102,9 @@ void netvsc_pick_tx_done(struct sk_buff *skb, u16 queue);
 void netvsc_allow_live_address_change(struct net_device *dev);
 void netvsc_delayed_work_init(struct delayed_work *work, work_func_t fn, bool deferrable);
 
+void netvsc_trace_nvsp_send(const struct net_device *dev, u32 type, u32 len, u64 id);
+void netvsc_trace_nvsp_recv(const struct net_device *dev, u32 type, u32 len, u64 id);
+void netvsc_trace_rndis_send(const struct net_device *dev, u32 type, u32 len, u64 id);
+void netvsc_trace_rndis_recv(const struct net_device *dev, u32 type, u32 len, u64 id);
+
 #endif /* NETVSC_NET_HELPERS_H */

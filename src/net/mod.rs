@@ -38,6 +38,7 @@ mod work;
 pub(crate) mod cpu;
 pub(crate) mod debugfs;
 pub(crate) mod ethtool;
+pub(crate) mod trace;
 
 pub(crate) use device::{Completed, Device, DeviceRef, Granted, Registration, UniqueDevice};
 pub(crate) use host_pages::{HostPages, PAGE_SIZE};

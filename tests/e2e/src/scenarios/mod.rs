@@ -23,6 +23,7 @@ mod offload_matrix;
 mod offload_rsc;
 mod overload;
 mod reload;
+mod trace;
 mod versions;
 mod vmbus_silence;
 
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Scenario> {
         reload::SCENARIOS,
         versions::SCENARIOS,
         debug_view::SCENARIOS,
+        trace::SCENARIOS,
         life::SCENARIOS,
         vmbus_silence::SCENARIOS,
     ]
