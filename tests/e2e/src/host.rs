@@ -200,6 +200,8 @@ pub enum Action {
     Refuse,
     /// Does not answer.
     Silent,
+    /// Takes the device away.
+    Rescind,
     /// Grants only this many sub-channels.
     Grant(u32),
     /// Serves the request, and spoils the answer.
@@ -269,6 +271,7 @@ impl Action {
         match self {
             Action::Refuse => json!("refuse"),
             Action::Silent => json!("silent"),
+            Action::Rescind => json!("rescind"),
             Action::Grant(count) => json!({"grant": count}),
             Action::Corrupt(corruption) => json!({"corrupt": corruption.json()}),
         }

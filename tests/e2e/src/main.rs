@@ -4,15 +4,19 @@
 //! through what its users put it through.
 //!
 //! * `scenario`, `scenarios`: what is tested; `guest`, `traffic`, `ethtool`, `kernel_log`: with what;
+//! * `operations`, `configuration`, `snapshot`, `administrator`: what an administrator can do, and what must come
+//!   of it;
 //! * `runner`, `report`: in which order, and what comes of it; `demo`, `shell`: for people;
 //! * `benchmark`: the C driver and ours side by side;
 //! * `bench`, `l1`, `artifacts`: booting; `agent`, `host`: the lines to the guest and to the host;
 //! * `fault`: telling a broken bench from a broken driver.
 
+mod administrator;
 mod agent;
 mod artifacts;
 mod bench;
 mod benchmark;
+mod configuration;
 mod demo;
 mod ethtool;
 mod fault;
@@ -20,12 +24,14 @@ mod guest;
 mod host;
 mod kernel_log;
 mod l1;
+mod operations;
 mod packets;
 mod report;
 mod runner;
 mod scenario;
 mod scenarios;
 mod shell;
+mod snapshot;
 mod traffic;
 
 use std::path::PathBuf;

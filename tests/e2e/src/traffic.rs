@@ -165,6 +165,22 @@ impl Guest {
 
     /// Starts a verified transfer that goes on until [`Background::finish`].
     pub fn background(&self, from: End, connections: u32) -> Result<Background<'_>> {
+        // Rests leave the processors time for what is being tested.
+        self.background_with(from, connections, "20")
+    }
+
+    /// The same with long rests, for scenarios that look at very much meanwhile.
+    pub fn trickle(&self, from: End, connections: u32) -> Result<Background<'_>> {
+        self.background_with(from, connections, "300")
+    }
+
+    /// Rests so many milliseconds after each write.
+    fn background_with(
+        &self,
+        from: End,
+        connections: u32,
+        pause_ms: &str,
+    ) -> Result<Background<'_>> {
         let to = Family::V4.socket(from.other(), TCP_PORT + 10);
         let stop = format!("/tmp/stop-{from:?}");
         let connections = connections.to_string();
@@ -182,7 +198,6 @@ impl Guest {
                 "120",
             ],
         )?;
-        // Rests leave the processors time for what is being tested.
         let sender = self.spawn_at(
             from,
             &[
@@ -195,7 +210,7 @@ impl Guest {
                 "--until",
                 &stop,
                 "--pause-ms",
-                "20",
+                pause_ms,
                 "--patience",
                 "120",
             ],

@@ -21,7 +21,9 @@ mod life;
 mod lifecycle;
 mod offload_matrix;
 mod offload_rsc;
+mod operation_matrix;
 mod overload;
+mod random_operations;
 mod reload;
 mod trace;
 mod versions;
@@ -44,6 +46,8 @@ pub fn all() -> Vec<Scenario> {
         offload_matrix::SCENARIOS,
         offload_rsc::SCENARIOS,
         overload::SCENARIOS,
+        random_operations::SCENARIOS,
+        operation_matrix::SCENARIOS,
         lifecycle::SCENARIOS,
         hotplug::SCENARIOS,
         attach_faults::SCENARIOS,
