@@ -6,9 +6,9 @@
 //! cache lines of its own, so that queues do not disturb each other; a queue whose region is used up takes
 //! from the others before it gives up. Any context may allocate and free.
 
+use crate::atomic::{AtomicU64, Ordering};
 use core::num::NonZeroU32;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 const WORDS: usize = 8;
 const BITS: u32 = 512;

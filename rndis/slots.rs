@@ -13,10 +13,10 @@
 //! Breaking these rules may lose slots, but no cargo is ever handed out twice: taking a slot is one atomic
 //! exchange of its state.
 
+use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::rndis::sections::Section;
 use crate::rndis::transaction::{Transaction, TransactionId, GENERATION_MASK};
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const BUSY: u32 = 1 << 31;
 const NO_SECTION: u32 = u32::MAX;

@@ -31,6 +31,8 @@ mod trace;
 mod tx;
 mod tx_timeout;
 
+// Of the structures that `tests/models` compiles with other ones.
+use core::sync::atomic;
 use device::Bound;
 use kernel::{device::Core, driver, prelude::*};
 

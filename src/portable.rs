@@ -6,6 +6,9 @@
 //! The kernel module's root is `netvsc.rs`; it names the same two folders.
 #![cfg_attr(not(test), no_std)]
 
+/// The processor's. `tests/models` compiles the same sources with others.
+use core::sync::atomic;
+
 #[path = "../rndis/mod.rs"]
 pub mod rndis;
 #[path = "../vmbus/mod.rs"]

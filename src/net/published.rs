@@ -3,12 +3,12 @@
 //! An object that packet paths read without a lock and that configuration publishes and takes back.
 
 use super::{grace_period::GracePeriod, Config, SoftIrq};
+use crate::atomic::{AtomicPtr, AtomicU32, Ordering};
 use core::{
     marker::PhantomData,
     mem::ManuallyDrop,
     ops::Deref,
     ptr::{self, NonNull},
-    sync::atomic::{AtomicPtr, AtomicU32, Ordering},
 };
 use kernel::prelude::*;
 
@@ -34,7 +34,7 @@ unsafe impl<T: Send + Sync> Sync for Published<T> {}
 
 impl<T> Published<T> {
     /// An empty slot.
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // INVARIANT: Null is allowed.
         Self {
             slot: AtomicPtr::new(ptr::null_mut()),
@@ -166,7 +166,8 @@ impl<T> Deref for Lent<'_, T> {
 
 impl<T> Drop for Published<T> {
     fn drop(&mut self) {
-        if let Some(old) = NonNull::new(*self.slot.get_mut()) {
+        // Nobody else is there to write it.
+        if let Some(old) = NonNull::new(self.slot.load(Ordering::Relaxed)) {
             // SAFETY: By the invariant it came from `into_raw`; `&mut self` means no reader.
             drop(unsafe { KBox::from_raw(old.as_ptr()) });
         }
