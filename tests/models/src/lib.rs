@@ -6,6 +6,8 @@
 //!
 //! `crate::atomic` is what those sources import; in the kernel module and in `netvsc-proto` it is
 //! `core::sync::atomic`. What `src/net/published.rs` needs of the kernel besides is in `prelude` and `net`.
+// The included sources have tests of their own, which are not for Loom.
+#![cfg(not(test))]
 
 extern crate self as kernel;
 
