@@ -19,6 +19,7 @@ mod hotplug;
 mod identity;
 mod life;
 mod lifecycle;
+mod monotony;
 mod offload_matrix;
 mod offload_rsc;
 mod operation_matrix;
@@ -49,6 +50,7 @@ pub fn all() -> Vec<Scenario> {
         random_operations::SCENARIOS,
         operation_matrix::SCENARIOS,
         lifecycle::SCENARIOS,
+        monotony::SCENARIOS,
         hotplug::SCENARIOS,
         attach_faults::SCENARIOS,
         hostile_control::SCENARIOS,
