@@ -8,6 +8,7 @@ KDIR ?=
 DRIVER ?= rust
 SCENARIO ?=
 export DRIVER SCENARIO
+export SEED KERNEL
 
 scripts := $(dir $(lastword $(MAKEFILE_LIST)))scripts
 
@@ -15,7 +16,7 @@ scripts := $(dir $(lastword $(MAKEFILE_LIST)))scripts
 MAKEFLAGS += --no-print-directory
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
-.PHONY: all module kdir install demo shell e2e bench test fuzz census lint check check-full rust-analyzer clean clean-cache help
+.PHONY: all module kdir install demo shell e2e soak bench test fuzz census lint check check-full rust-analyzer clean clean-cache help
 
 all: module
 
@@ -66,6 +67,10 @@ lint:
 ## e2e: end-to-end scenarios (DRIVER=rust|c|both, SCENARIO=name, ARGS=more, as in ARGS=--list)
 e2e:
 	@$(scripts)/e2e $(ARGS)
+
+## soak: random operations and mishaps on two NICs (TIME=seconds, default 600; SEED=n repeats; KERNEL=stock|debug)
+soak:
+	@$(scripts)/soak $(TIME)
 
 ## bench: the C driver and ours side by side, into build/bench (QUICK=1: under ten minutes)
 bench:

@@ -106,9 +106,31 @@ impl<'a> Administrator<'a> {
         self.settled().context("after a change of link")
     }
 
+    /// A channel count that is allowed and not the present one, if there is such.
+    pub fn another_channel_count(&self) -> u32 {
+        let most = self.baseline.most_channels;
+        let lowest = self
+            .now
+            .table
+            .iter()
+            .flatten()
+            .max()
+            .map_or(1, |highest| highest + 1);
+        if self.now.channels == most {
+            lowest
+        } else {
+            most
+        }
+    }
+
     /// Everything shows what must be in force, at once or soon.
     pub fn settled(&mut self) -> Result<()> {
         self.settled_but(&[], SETTLE)
+    }
+
+    /// The same, if a rebuild takes this long.
+    pub fn settled_within(&mut self, limit: Duration) -> Result<()> {
+        self.settled_but(&[], limit)
     }
 
     /// The same, apart from some fields.

@@ -26,6 +26,7 @@ mod operation_matrix;
 mod overload;
 mod random_operations;
 mod reload;
+mod soak;
 mod trace;
 mod versions;
 mod vmbus_silence;
@@ -61,6 +62,7 @@ pub fn all() -> Vec<Scenario> {
         trace::SCENARIOS,
         life::SCENARIOS,
         vmbus_silence::SCENARIOS,
+        soak::SCENARIOS,
     ]
     .concat()
 }

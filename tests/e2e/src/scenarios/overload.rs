@@ -105,7 +105,7 @@ fn counts_at_rest(guest: &Guest, from: End) -> Result<Counts> {
 }
 
 /// Has pktgen send `packets` from one end, one flow, and holds every counter against the others.
-fn overload(guest: &Guest, from: End, packets: u64) -> Result<()> {
+pub(super) fn overload(guest: &Guest, from: End, packets: u64) -> Result<()> {
     // What the stack itself sends may be on its way, given by the host and not yet received.
     let before = counts_at_rest(guest, from)?;
     let generated = generate(guest, from, packets)?;

@@ -47,6 +47,11 @@ fn alternately(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
+/// Once, with the driver under test.
+pub(super) fn once(guest: &Guest) -> Result<()> {
+    turn(guest, guest.driver.get())
+}
+
 /// Unloads whatever is loaded under a flood of packets, checks that the host is left clean, and has
 /// `driver` carry traffic.
 fn turn(guest: &Guest, driver: Driver) -> Result<()> {
