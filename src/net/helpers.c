@@ -192,9 +192,11 @@ int netvsc_tx_pieces(const struct sk_buff *skb, struct netvsc_tx_piece *out, u32
 	return count;
 }
 
-/* netvsc_tx_copy - copy a whole frame of @len bytes into send-section memory. */
+/* netvsc_tx_copy - copy a frame of @len bytes into send-section memory; false if it has not so many. */
 bool netvsc_tx_copy(const struct sk_buff *skb, void *to, u32 len)
 {
+	if (unlikely(len > skb->len))
+		return false;
 	if (likely(!skb_is_nonlinear(skb))) {
 		memcpy(to, skb->data, len);
 		return true;
