@@ -139,19 +139,28 @@ impl<T> Device<T> {
     /// Has [`Operations::work`] called soon with `events`, a mask. Not before registration, nor once
     /// the device is leaving. Softirq or process context.
     pub(crate) fn schedule_work(&self, events: usize) {
-        // SAFETY: The device is alive; C checks whether it is registered.
-        unsafe { bindings::netdev_work_sched(self.as_raw(), events) };
+        // C takes a device that is not registered yet for one that is. Its owner may be changing it without RTNL,
+        // and could not free it while work is pending.
+        if self.is_registered() {
+            // SAFETY: The device is alive; C looks whether it is leaving.
+            unsafe { bindings::netdev_work_sched(self.as_raw(), events) };
+        }
+    }
+
+    fn is_registered(&self) -> bool {
+        // SAFETY: The device is alive; the bytes are read whole.
+        let state = unsafe { (&raw const (*self.as_raw()).reg_state).read_volatile() };
+        u32::from(state) == bindings::netdev_reg_state_NETREG_REGISTERED
     }
 
     /// The name, once the device is registered.
     pub(crate) fn name(&self) -> Option<&CStr> {
-        // SAFETY: The device is alive.
-        let state = unsafe { (&raw const (*self.as_raw()).reg_state).read_volatile() };
-        let registered = u32::from(state) == bindings::netdev_reg_state_NETREG_REGISTERED;
         // SAFETY: `name` lives with the device.
         let name = unsafe { &(*self.as_raw()).name };
         // A rename that runs meanwhile keeps the last byte zero.
-        CStr::from_bytes_until_nul(name).ok().filter(|_| registered)
+        CStr::from_bytes_until_nul(name)
+            .ok()
+            .filter(|_| self.is_registered())
     }
 
     /// Stops all transmit queues and waits until no `ndo_start_xmit` runs.
