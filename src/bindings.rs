@@ -41,3 +41,10 @@ mod generated {
 }
 
 pub use generated::*;
+
+// In the module with the KUnit suites, what would wait for a host goes to `tests/kunit/bus.c`.
+#[cfg(netvsc_kunit)]
+pub use generated::{
+    netvsc_kunit_close as vmbus_close, netvsc_kunit_establish_gpadl as vmbus_establish_gpadl,
+    netvsc_kunit_open as vmbus_open, netvsc_kunit_teardown_gpadl as vmbus_teardown_gpadl,
+};

@@ -25,6 +25,10 @@
 
 #include "helpers.h"
 #include "net/helpers.h"
+#ifdef NETVSC_KUNIT
+#include "../tests/kunit/bus.h"
+#include "../tests/kunit/net.h"
+#endif
 
 /*
  * Constants that C makes with casts, which bindgen cannot evaluate as macros. It can as variables;

@@ -372,6 +372,15 @@ pub(crate) struct Served {
     _registration: Registration<Adapter>,
 }
 
+#[cfg(netvsc_kunit)]
+impl core::ops::Deref for Served {
+    type Target = Device<Adapter>;
+
+    fn deref(&self) -> &Device<Adapter> {
+        &self._registration
+    }
+}
+
 /// A bound device: the network device while it is registered.
 #[pin_data]
 pub(crate) struct Bound {

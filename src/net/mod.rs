@@ -23,6 +23,9 @@ mod device;
 mod grace_period;
 mod host_pages;
 mod in_flight;
+#[cfg(netvsc_kunit)]
+#[path = "../../tests/kunit/net/mod.rs"]
+mod kunit;
 mod napi;
 mod ops;
 mod published;
