@@ -4,9 +4,10 @@
 
 # The build directory of the kernel to build for; empty means the running kernel's.
 KDIR ?=
-# What end-to-end runs use: DRIVER=rust|c|both, SCENARIO=name (a trailing * stands for anything).
+# What end-to-end runs use: DRIVER=rust|c|both, SCENARIO=name (a trailing * stands for anything), KERNEL=stock|debug.
 DRIVER ?= rust
 SCENARIO ?=
+KERNEL ?= stock
 export DRIVER SCENARIO
 export SEED KERNEL
 
@@ -16,7 +17,7 @@ scripts := $(dir $(lastword $(MAKEFILE_LIST)))scripts
 MAKEFLAGS += --no-print-directory
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
-.PHONY: all module kdir install demo shell e2e soak bench test fuzz census lint check check-full rust-analyzer clean clean-cache help
+.PHONY: all module kdir install demo shell e2e kunit soak bench test fuzz census lint check check-full rust-analyzer clean clean-cache help
 
 all: module
 
@@ -64,9 +65,13 @@ census:
 lint:
 	@$(scripts)/lint
 
-## e2e: end-to-end scenarios (DRIVER=rust|c|both, SCENARIO=name, ARGS=more, as in ARGS=--list)
+## kunit: suites that need a kernel, on the debug kernel under QEMU
+kunit:
+	@$(scripts)/kunit $(ARGS)
+
+## e2e: end-to-end scenarios (DRIVER=rust|c|both, SCENARIO=name, KERNEL=stock|debug, ARGS=more, as in ARGS=--list)
 e2e:
-	@$(scripts)/e2e $(ARGS)
+	@$(scripts)/e2e --kernel $(KERNEL) $(ARGS)
 
 ## soak: random operations and mishaps on two NICs (TIME=seconds, default 600; SEED=n repeats; KERNEL=stock|debug)
 soak:

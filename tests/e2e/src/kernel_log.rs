@@ -8,22 +8,50 @@ use anyhow::Result;
 
 use crate::fault::Proof;
 
-/// What the kernel prints when it finds itself wrong, as an extended regular expression.
-const REPORTS: &str =
-    "BUG:|WARNING:|cut here|Oops|general protection fault|kernel BUG at|Call Trace:\
-|Kernel panic|possible (circular|recursive) locking|inconsistent lock state|INFO: task |rcu: INFO:\
-|suspicious RCU usage|sleeping function called|KASAN:|UBSAN:|unreferenced object|panicked at\
-|NETDEV WATCHDOG|refcount_t:|list_(add|del) corruption|hung for";
+/// What the kernel prints when it finds itself wrong; each is found as it stands, and by `grep -E` too.
+const REPORTS: &[&str] = &[
+    "BUG:",
+    "WARNING:",
+    "cut here",
+    "Oops",
+    "general protection fault",
+    "kernel BUG at",
+    "Call Trace:",
+    "Kernel panic",
+    "possible circular locking",
+    "possible recursive locking",
+    "inconsistent lock state",
+    "INFO: task ",
+    "INFO: trying to register non-static key",
+    "rcu: INFO:",
+    "suspicious RCU usage",
+    "sleeping function called",
+    "KASAN:",
+    "UBSAN:",
+    "unreferenced object",
+    "panicked at",
+    "NETDEV WATCHDOG",
+    "refcount_t:",
+    "list_add corruption",
+    "list_del corruption",
+    "hung for",
+];
 
 /// Lines of a report that are shown.
-const SHOWN: u32 = 40;
+pub const SHOWN: u32 = 40;
 
 /// A script that moves new messages to `/tmp/kernel-log` and prints the first report among them.
 pub fn script() -> String {
+    let reports = REPORTS.join("|");
     format!(
         "dmesg -c >/tmp/kernel-new; cat /tmp/kernel-new >>/tmp/kernel-log; \
-         grep -m1 -A{SHOWN} -E '{REPORTS}' /tmp/kernel-new || true"
+         grep -m1 -A{SHOWN} -E '{reports}' /tmp/kernel-new || true"
     )
+}
+
+/// Whether a report begins, or goes on, with this line.
+pub fn is_report(line: &str) -> bool {
+    REPORTS.iter().any(|report| line.contains(report))
 }
 
 /// An error with the report, if the script printed one.

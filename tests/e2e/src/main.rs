@@ -9,6 +9,7 @@
 //! * `runner`, `report`: in which order, and what comes of it; `demo`, `shell`: for people;
 //! * `benchmark`: the C driver and ours side by side;
 //! * `bench`, `l1`, `artifacts`: booting; `agent`, `host`: the lines to the guest and to the host;
+//! * `kunit`: what the console of the machine with the KUnit suites says;
 //! * `fault`: telling a broken bench from a broken driver.
 
 mod administrator;
@@ -23,6 +24,7 @@ mod fault;
 mod guest;
 mod host;
 mod kernel_log;
+mod kunit;
 mod l1;
 mod operations;
 mod packets;
@@ -67,6 +69,8 @@ enum Task {
     Shell,
     /// Measure the C driver and ours side by side.
     Bench(benchmark::Arguments),
+    /// Sum up what a machine with the KUnit suites printed.
+    Kunit(kunit::Arguments),
 }
 
 #[derive(Args)]
@@ -119,6 +123,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<bool> {
+    if let Some(Task::Kunit(arguments)) = &cli.command {
+        return kunit::run(arguments);
+    }
     let selected = select(&cli.selection)?;
     if cli.selection.list {
         list(&selected);
@@ -152,6 +159,7 @@ fn run_task(cli: &Cli, selected: Vec<Scenario>, options: &Options) -> Result<boo
         }
         Some(Task::Shell) => shell::run(options, driver.unwrap_or(Driver::Rust)).map(|()| true),
         Some(Task::Bench(arguments)) => benchmark::run(options, arguments).map(|()| true),
+        Some(Task::Kunit(arguments)) => kunit::run(arguments),
         None => {
             let report = Report::new(
                 options.details.clone(),
