@@ -2,7 +2,7 @@
 
 //! A network adapter: from probe to removal, and what the network stack asks of it in between.
 
-use crate::attach::Attachment;
+use crate::attach::{has_broken_ring, Attachment};
 use crate::debug_view::{History, View};
 use crate::link::LinkState;
 use crate::net::{
@@ -10,7 +10,7 @@ use crate::net::{
     RxQueueStats, SkBuff, SoftIrq, Stats64, TxQueueGuard, TxQueueStats, TxVerdict, UniqueDevice,
 };
 use crate::params;
-use crate::queue::Queue;
+use crate::queue::{OpenChannel, Queue};
 use crate::reconfigure::{Control, Returned};
 use crate::rndis::{
     address::MacAddress,
@@ -79,10 +79,12 @@ impl DataPath {
         self.queues.get(usize::from(index)).map(|queue| &**queue)
     }
 
-    /// Whether the host has taken a channel away.
+    /// Whether the host has taken a channel away, or broken a ring.
     pub(crate) fn lost_channel(&self, section: SoftIrq<'_>) -> bool {
-        let channels = || self.queues.iter().map(|queue| queue.channel.get(section));
-        channels().any(|channel| channel.is_some_and(|channel| channel.reference().rescinded()))
+        let lost =
+            |channel: &OpenChannel| channel.reference().rescinded() || has_broken_ring(channel);
+        let mut queues = self.queues.iter();
+        queues.any(|queue| queue.channel.get(section).is_some_and(lost))
     }
 
     /// Channels in use, 1 to 64.
