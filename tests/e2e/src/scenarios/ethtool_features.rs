@@ -18,7 +18,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "features-switch-off-and-on",
         about:
             "checksums, segmentation, scatter-gather, hash, GRO: shown, in force, traffic intact",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: None,
         run: toggles,

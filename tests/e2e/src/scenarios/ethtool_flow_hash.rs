@@ -15,7 +15,7 @@ const FLOWS: [(&str, u32); 4] = [("tcp4", 0x200), ("tcp6", 0x1000), ("udp4", 0),
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "flow-hash-decides-the-channel",
     about: "with addresses only, all flows between two hosts share a channel; the host is told",
-    set: Set::Quick,
+    set: Set::Full,
     machine: Machine::COMMON,
     c_defect: None,
     run: flow_hash,

@@ -23,7 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "ring-sizes-read-back",
         about: "less and more by 2 MiB, the least, too much: what the host has is what is shown",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: None,
         run: sizes,

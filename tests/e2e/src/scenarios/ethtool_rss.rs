@@ -35,7 +35,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "refused-table-leaves-the-old-one",
         about: "the host refuses to turn RSS off, which does no harm, or on: the old table in force",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: Some("the table that it shows is the refused one, and the host has none"),
         run: refusal,
@@ -59,7 +59,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "bad-rss-settings-change-nothing",
         about: "rings, key lengths, functions and contexts that there are not: refused, nothing changed",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: None,
         run: bad_values,

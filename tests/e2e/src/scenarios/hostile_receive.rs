@@ -17,7 +17,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "wrong-packets-of-the-host-are-counted",
         about: "transfer pages, notices, completions and kinds that no host sends: refused and counted, traffic goes on",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: Some("weaknesses 3, 7, 8 of 8.2: empty completions, range counts and refusals without a completion"),
         run: wrong_packets,

@@ -21,7 +21,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "mtu-changes-from-68-to-9000",
         about: "each new MTU carries packets of exactly its size",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: None,
         run: mtu,
