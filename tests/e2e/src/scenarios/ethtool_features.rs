@@ -27,7 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "receive-checksum-follows-the-feature",
         about:
             "the host is told, again after a rebuild; if it refuses, the feature stays as it was",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: Some("it leaves receive checksums on at the host"),
         run: receive_checksum,

@@ -13,7 +13,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "interface-goes-down-and-up",
         about: "four times; the device stays attached and traffic comes back each time",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: None,
         run: down_and_up,

@@ -25,7 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "vlan-carries-every-kind-of-packet",
         about: "a VLAN interface on each end, TCP and UDP, IPv4 and IPv6, with offloads",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: None,
         run: vlan,

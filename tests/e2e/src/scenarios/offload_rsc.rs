@@ -32,7 +32,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "wrong-messages-of-the-host-are-counted",
         about: "pieces without start or end, messages cut short, records of size 0: refused, and no other frame lost",
-        set: Set::Quick,
+        set: Set::Full,
         machine: Machine::COMMON,
         c_defect: Some("weakness 1 of 8.2: loops for ever over a per-packet record of size 0"),
         run: wrong_messages,
