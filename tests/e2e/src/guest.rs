@@ -194,6 +194,13 @@ impl Guest {
         Ok(())
     }
 
+    /// Loads the driver anew: interfaces with default settings, whatever was done to the old ones.
+    pub fn reload(&self) -> Result<()> {
+        self.unload()?;
+        self.load()?;
+        self.configure(self.machine.most_channels())
+    }
+
     /// Gives both ends names, addresses and carrier, and waits until `near` channels are open at the
     /// near end and all at the other.
     pub fn configure(&self, near: u32) -> Result<()> {

@@ -108,6 +108,11 @@ impl Report {
         }
     }
 
+    /// Whether `item` has failed once and is to run again.
+    pub fn is_second_attempt(&self, item: &Item) -> bool {
+        self.state().second_attempts.contains(&item.to_string())
+    }
+
     /// Names a difference that is a known defect of the C driver: neither passed nor failed.
     pub fn known(&self, item: &Item, defect: &str) {
         self.state().known += 1;

@@ -159,7 +159,9 @@ fn guest_life(
             }
         }
         current = queue.take(Some(machine));
-        if current.is_some_and(|next| next.scenario.machine != machine) {
+        let fresh =
+            |next: Item| next.scenario.machine != machine || report.is_second_attempt(&next);
+        if current.is_some_and(fresh) {
             break;
         }
     }

@@ -218,17 +218,11 @@ fn vlan(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-fn reload(guest: &Guest) -> Result<()> {
-    guest.unload()?;
-    guest.load()?;
-    guest.configure(guest.machine.most_channels())
-}
-
 fn host_lacks(guest: &Guest) -> Result<()> {
     let mut result = Ok(());
     for offers in ["none", "csum4+lso4", "csum6+udp+lso6", "csum4+csum6"] {
         guest.host.set_offloads(End::Near, offers)?;
-        reload(guest)?;
+        guest.reload()?;
         let before = seen(guest)?;
         result = all_kinds(guest, PLAIN, MIB);
         let after = seen(guest)?;
@@ -246,7 +240,7 @@ fn host_lacks(guest: &Guest) -> Result<()> {
         }
     }
     guest.host.set_offloads(End::Near, "all")?;
-    reload(guest)?;
+    guest.reload()?;
     result
 }
 

@@ -243,6 +243,7 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn new(guest: &'a Guest, situation: Situation) -> Result<Self> {
+        guest.reload()?;
         guest.shell(ANNOUNCE, SHORT)?;
         let peer = (situation == Situation::TwoNics).then(|| Administrator::new(guest, End::Peer));
         let traffic = (situation == Situation::Traffic).then(|| guest.trickle(End::Near, 2));

@@ -85,6 +85,7 @@ fn run(
     allowed: fn(&Operation) -> bool,
 ) -> Result<()> {
     println!("      random operations: SEED={seed}");
+    guest.reload()?;
     guest.shell(ANNOUNCE, SHORT)?;
     let administrator = Administrator::new(guest, End::Near)?;
     let limits = administrator.baseline();
