@@ -131,11 +131,9 @@ impl Attachment {
             && channels().any(|channel| has_broken_ring(&channel) || rescinded(&channel))
     }
 
-    /// Looks, from now on, whether the host takes a sub-channel away.
+    /// Looks, from now on, whether the host takes a sub-channel away or breaks a ring.
     pub(crate) fn watch(&self) {
-        if self.channels() > 1 {
-            self.parts.shared.watch_channels();
-        }
+        self.parts.shared.watch_channels();
     }
 
     /// The CPU that channel `index` interrupts.

@@ -31,7 +31,7 @@ pub(crate) const MAX_IN_FLIGHT: usize = 512;
 /// Milliseconds from the loss of a channel to the rebuild.
 const REPAIR_MS: u32 = 1000;
 
-/// Milliseconds between two looks for channels that are gone. A loss shows at once when something is sent; a
+/// Milliseconds between two looks for channels that are gone or whose rings are broken. A loss shows at once when something is sent; a
 /// channel that only receives is missed by nobody.
 const WATCH_MS: u32 = 3000;
 
@@ -128,7 +128,7 @@ impl Shared {
     }
 }
 
-/// Has the device rebuilt if the host took a channel away, and looks again later. Ends when the path is taken
+/// Has the device rebuilt if the host took a channel away or broke a ring, and looks again later. Ends when the path is taken
 /// down; the next attach begins anew.
 fn look_for_losses(dev: &Device<Adapter>) {
     let section = rcu::read_lock();
