@@ -9,7 +9,7 @@
 mod setup;
 
 use self::setup::Setup;
-use crate::buffers::{Kept, ReceiveArea, SendArea};
+use crate::buffers::{unshare, Kept, KeptBuffer, ReceiveArea, SendArea};
 use crate::control::{Buffers, Line};
 use crate::debug_view::HostError;
 use crate::device::{Adapter, DataPath};
@@ -23,7 +23,8 @@ use crate::rndis::{
 };
 use crate::settings::Settings;
 use crate::trace;
-use crate::vmbus::{self, Channel, Deadline, Pages, SharedBuffer};
+use crate::vmbus::{self, Channel, Deadline, SharedBuffer};
+use core::mem::MaybeUninit;
 use kernel::{prelude::*, sync::Arc, time::Msecs};
 
 /// Time that an attach has for all its waits together.
@@ -34,7 +35,19 @@ const SUBCHANNELS_MS: Msecs = 8_000;
 const DRAIN_MS: Msecs = 1_000;
 /// Time for each of the calls into `hv_vmbus` that wait for the host: open, close, and the two that share
 /// a buffer and take it back.
-const CALL_MS: Msecs = 15_000;
+pub(crate) const CALL_MS: Msecs = 15_000;
+
+/// What comes of opening a channel: on failure the channel, closed, unless it is lost.
+type Opened<T> = Result<T, (Option<Channel>, Error)>;
+
+/// What becomes of the buffers shared with the host when all else is undone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// They wait for the next attach as they are, if the channel does.
+    Keep,
+    /// They are taken back: the host refused something, perhaps because of them.
+    End,
+}
 
 /// A device that is attached to its host: owns the channels and all that depends on them.
 pub(crate) struct Attachment {
@@ -73,14 +86,15 @@ impl Attachment {
         settings: &Settings,
         on_refusal: OnRefusal,
         kept: &mut Kept,
-    ) -> Result<Self, (Option<Channel>, Error)> {
+    ) -> Opened<Self> {
         let deadline = Deadline::after(ATTACH_MS);
         let mut parts = Parts::open(dev, config, channel, deadline)?;
         let mut bringup = match KBox::new(Bringup::new(settings.bringup(on_refusal)), GFP_KERNEL) {
             Ok(bringup) => bringup,
             Err(error) => {
                 let mut ids = RequestIds::new();
-                return Err((parts.undo(dev, config, &mut ids, kept), error.into()));
+                let channel = parts.undo(dev, config, &mut ids, Sharing::End, kept);
+                return Err((channel, error.into()));
             }
         };
         let result = parts.bring_up(dev, config, &mut bringup, deadline, kept);
@@ -97,18 +111,23 @@ impl Attachment {
                 parts,
                 ids,
             }),
-            Err(error) => Err((parts.undo(dev, config, &mut ids, kept), error)),
+            Err(error) => {
+                let channel = parts.undo(dev, config, &mut ids, Sharing::End, kept);
+                Err((channel, error))
+            }
         }
     }
 
-    /// Takes the device down. Sends nothing more to the host afterwards. `None` if the channel is lost.
+    /// Takes the device down. Sends nothing more to the host afterwards. `None` if the channel is lost; if
+    /// not, the buffers stay shared, in `kept`, where the host's version allows it.
     pub(crate) fn detach(
         mut self,
         dev: &Device<Adapter>,
         config: &Config<'_>,
         kept: &mut Kept,
     ) -> Option<Channel> {
-        self.parts.undo(dev, config, &mut self.ids, kept)
+        self.parts
+            .undo(dev, config, &mut self.ids, Sharing::Keep, kept)
     }
 
     /// Channels in use.
@@ -191,20 +210,20 @@ impl Parts {
         config: &Config<'_>,
         channel: Channel,
         deadline: Deadline,
-    ) -> Result<Self, (Option<Channel>, Error)> {
+    ) -> Opened<Self> {
         let mut parts = match Self::empty(dev) {
             Ok(parts) => parts,
             Err(error) => return Err((Some(channel), error)),
         };
         let shared = parts.shared.clone();
         let late = dev.returned.clone();
-        let primary = open_queue(dev, config, &shared, 0, channel, deadline, move |channel| {
-            late.put(channel)
-        })?;
+        let late = move |channel| late.put(channel);
+        let primary = begin_queue(dev, config, &shared, 0, channel, late)?(deadline)?;
+        let served = primary.serve(config);
         // There is room: the capacity is 64, and this is the first.
-        match parts.queues.push_within_capacity(primary) {
+        match served.and_then(|primary| Ok(parts.queues.push_within_capacity(primary)?)) {
             Ok(()) => Ok(parts),
-            Err(error) => Err((None, error.into())),
+            Err(error) => Err((None, error)),
         }
     }
 
@@ -313,6 +332,7 @@ impl Parts {
         dev: &Device<Adapter>,
         config: &Config<'_>,
         ids: &mut RequestIds,
+        sharing: Sharing,
         kept: &mut Kept,
     ) -> Option<Channel> {
         let mut channel = None;
@@ -326,13 +346,16 @@ impl Parts {
                     self.unpublish_areas(config);
                     let area = self.receive.take().map(Unpublished::take);
                     let buffer = area.map(|area| KBox::into_inner(area).buffer);
-                    kept.receive = unshare(dev, buffer);
+                    let keep = sharing == Sharing::Keep && channel.is_some();
+                    kept.receive = buffer.and_then(|buffer| put_away(dev, buffer, keep));
                 }
                 Step::UnshareSendBuffer { .. } => {
                     self.unpublish_areas(config);
                     let area = self.send.take().map(Unpublished::take);
                     let buffer = area.map(|area| KBox::into_inner(area).buffer);
-                    kept.send = unshare(dev, buffer.or_else(|| self.unsectioned.take()));
+                    let buffer = buffer.or_else(|| self.unsectioned.take());
+                    let keep = sharing == Sharing::Keep && channel.is_some();
+                    kept.send = buffer.and_then(|buffer| put_away(dev, buffer, keep));
                 }
             }
         }
@@ -434,36 +457,58 @@ pub(crate) fn has_broken_ring(channel: &OpenChannel) -> bool {
     channel.is_broken() || channel.cannot_send()
 }
 
-/// Makes the queue `index` and opens its channel. `late` gets the channel if the host answers after
-/// `deadline`.
-fn open_queue(
+/// Makes the queue `index` and begins to open its channel; the result waits until it is open. `late` gets the
+/// channel if that takes longer.
+fn begin_queue(
     dev: &Device<Adapter>,
     config: &Config<'_>,
     shared: &Arc<Shared>,
     index: u16,
     channel: Channel,
-    deadline: Deadline,
     late: impl FnOnce(Channel) + Send + Unpin + 'static,
-) -> Result<Registration, (Option<Channel>, Error)> {
+) -> Opened<impl FnOnce(Deadline) -> Opened<OpenedQueue>> {
     let prepared = Queue::register(dev, shared, index, config)
-        .and_then(|queue| Ok((queue, KBox::<OpenChannel>::new_uninit(GFP_KERNEL)?)));
-    let (mut queue, place) = match prepared {
+        .and_then(|queue| Ok((queue, KBox::new_uninit(GFP_KERNEL)?)));
+    let (queue, place) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return Err((Some(channel), error)),
     };
-    let handler = queue.napi().clone();
-    let deadline = Deadline::after(CALL_MS).min(deadline);
-    let open = channel.open(Settings::open_config(), handler, deadline, late)?;
-    // A new queue's slot is empty.
-    if let Err(occupied) = queue.napi().channel.publish(config, place.write(open)) {
-        drop(occupied);
-        return Err((None, EBUSY));
+    let opened = channel.begin_open(Settings::open_config(), queue.napi().clone(), late);
+    Ok(move |deadline: Deadline| {
+        Ok(OpenedQueue {
+            channel: opened(Deadline::after(CALL_MS).min(deadline))?,
+            queue,
+            place,
+        })
+    })
+}
+
+/// A queue whose channel is open, but not polled yet. If it is dropped, the channel goes first.
+struct OpenedQueue {
+    channel: OpenChannel,
+    queue: Registration,
+    place: KBox<MaybeUninit<OpenChannel>>,
+}
+
+impl OpenedQueue {
+    /// From here on the channel is served.
+    fn serve(self, config: &Config<'_>) -> Result<Registration> {
+        let Self {
+            channel,
+            mut queue,
+            place,
+        } = self;
+        // A new queue's slot is empty.
+        if let Err(occupied) = queue.napi().channel.publish(config, place.write(channel)) {
+            drop(occupied);
+            return Err(EBUSY);
+        }
+        // Only now may the poll run: while the channel was being opened its ring was not there yet. Interrupts
+        // that came since are made up for.
+        queue.enable();
+        queue.napi().schedule();
+        Ok(queue)
     }
-    // Only now may the poll run: while the channel is being opened its ring is not there yet. Interrupts
-    // that came since are made up for.
-    queue.enable();
-    queue.napi().schedule();
-    Ok(queue)
 }
 
 /// Counts what the host never completed, and what was never sent.
@@ -482,19 +527,13 @@ fn forget_packets(dev: &Device<Adapter>, queue: &Napi<Queue>) {
     }
 }
 
-#[inline(never)]
-fn unshare(dev: &Device<Adapter>, buffer: Option<SharedBuffer>) -> Option<Pages> {
-    let deadline = Deadline::after(CALL_MS);
-    let result = buffer?.teardown(deadline);
-    result
-        .inspect_err(|error| {
-            dev.history.error(HostError::NotReturned(*error));
-            Adapter::say_err(
-                dev,
-                format_args!("buffer not returned by the host: {error:?}"),
-            );
-        })
-        .ok()
+/// Has the next attach use `buffer` again: as it is if it is to `keep` being shared, else its memory.
+fn put_away(dev: &Device<Adapter>, buffer: SharedBuffer, keep: bool) -> Option<KeptBuffer> {
+    if keep {
+        Some(KeptBuffer::Shared(buffer))
+    } else {
+        unshare(dev, buffer).map(KeptBuffer::Memory)
+    }
 }
 
 /// The error number for a failed attach.

@@ -2,18 +2,78 @@
 
 //! The two buffers shared with the host for the length of an attach.
 
+use crate::attach::CALL_MS;
+use crate::debug_view::HostError;
+use crate::device::Adapter;
+use crate::net::Device;
 use crate::rndis::sections::{lines_needed, SectionLine, Sections};
-use crate::vmbus::{Pages, SharedBuffer};
+use crate::vmbus::{ChannelRef, Deadline, Pages, SharedBuffer};
 use kernel::prelude::*;
 
-/// Memory of the buffers between a detach and the attach that follows, so that a rebuild need not allocate and
-/// zero them again.
+/// The buffers between a detach and the attach that follows.
+///
+/// A GPADL belongs to the channel, open or closed: a rebuild need not take memory back from the host only to share it
+/// again, which is the most messages of all its steps. (VMBus 4.0 and later; `uio_hv_generic` does the same.)
 #[derive(Default)]
 pub(crate) struct Kept {
-    /// Of the receive buffer.
-    pub(crate) receive: Option<Pages>,
-    /// Of the send buffer.
-    pub(crate) send: Option<Pages>,
+    /// The receive buffer.
+    pub(crate) receive: Option<KeptBuffer>,
+    /// The send buffer.
+    pub(crate) send: Option<KeptBuffer>,
+}
+
+impl Kept {
+    /// Takes back what the host still has, and frees the memory.
+    pub(crate) fn release(&mut self, dev: &Device<Adapter>) {
+        for kept in [self.receive.take(), self.send.take()] {
+            if let Some(KeptBuffer::Shared(buffer)) = kept {
+                drop(unshare(dev, buffer));
+            }
+        }
+    }
+}
+
+/// One buffer that nobody uses.
+pub(crate) enum KeptBuffer {
+    /// The host still has it.
+    Shared(SharedBuffer),
+    /// Only its memory.
+    Memory(Pages),
+}
+
+impl KeptBuffer {
+    /// A buffer of `len` bytes, shared over `channel`: `kept` as it is if it is as long, else its memory, else
+    /// new memory. Errors as of [`SharedBuffer::establish`] and [`SharedBuffer::teardown`].
+    pub(crate) fn share(
+        kept: Option<Self>,
+        channel: &ChannelRef,
+        len: u32,
+        deadline: Deadline,
+    ) -> Result<SharedBuffer> {
+        let len = len as usize;
+        let memory = match kept {
+            Some(Self::Shared(buffer)) if buffer.len() == len => return Ok(buffer),
+            Some(Self::Shared(buffer)) => Some(buffer.teardown(deadline)?),
+            Some(Self::Memory(pages)) => Some(pages),
+            None => None,
+        };
+        SharedBuffer::establish(channel.clone(), len, memory, deadline)
+    }
+}
+
+/// Takes `buffer` back from the host; `None`, having said so, if the host does not give it back.
+#[inline(never)]
+pub(crate) fn unshare(dev: &Device<Adapter>, buffer: SharedBuffer) -> Option<Pages> {
+    let result = buffer.teardown(Deadline::after(CALL_MS));
+    result
+        .inspect_err(|error| {
+            dev.history.error(HostError::NotReturned(*error));
+            Adapter::say_err(
+                dev,
+                format_args!("buffer not returned by the host: {error:?}"),
+            );
+        })
+        .ok()
 }
 
 /// Where the host writes frames and control messages, cut into sections by the host.

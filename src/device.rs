@@ -274,7 +274,7 @@ impl Operations for Adapter {
     fn released(dev: &Device<Self>, config: &Config<'_>) {
         let mut control = dev.control.lock();
         control.detach(dev, config);
-        control.give_up_channel();
+        control.give_up_channel(dev);
         drop(dev.returned.take());
     }
 

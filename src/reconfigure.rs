@@ -71,7 +71,7 @@ pub(crate) struct Control {
     pub(crate) attachment: Option<Attachment>,
     /// The primary channel, closed, while nothing is attached.
     channel: Option<Channel>,
-    /// Memory for the buffers of the next attach, during a rebuild.
+    /// The buffers for the next attach, during a rebuild.
     kept: Kept,
     /// The filter that the host has, if that is known.
     filter: Option<PacketFilter>,
@@ -125,7 +125,7 @@ impl Control {
         }
         let result = self.attach(dev, config, OnRefusal::Continue);
         if result.is_err() {
-            self.kept = Kept::default();
+            self.kept.release(dev);
         }
         result
     }
@@ -135,10 +135,10 @@ impl Control {
         self.settings.mtu = mtu;
     }
 
-    /// Gives the channel up for good.
-    pub(crate) fn give_up_channel(&mut self) {
+    /// Gives the channel up for good, and what was shared over it.
+    pub(crate) fn give_up_channel(&mut self, dev: &Device<Adapter>) {
+        self.kept.release(dev);
         self.channel = None;
-        self.kept = Kept::default();
     }
 
     /// Takes the device down; frames wait in the stack meanwhile.
@@ -187,7 +187,7 @@ impl Control {
     /// Attaches with the settings that worked before, as far as the host grants them now.
     fn go_back(&mut self, dev: &Device<Adapter>, config: &Config<'_>) {
         if let Err(error) = self.attach(dev, config, OnRefusal::Continue) {
-            self.kept = Kept::default();
+            self.kept.release(dev);
             dev.carrier_off();
             Adapter::say_err(
                 dev,

@@ -159,11 +159,21 @@ impl<T: Unpin, C: Unpin, L: Unpin> Task<T, C, L> {
     }
 }
 
-/// Makes `call` on another thread and waits for its result until `deadline`. `None` if it passed first: then
-/// `late` gets the result, if there is one ever, on that thread.
+/// A call that was begun. If it is dropped, nobody waits for it.
+pub struct Begun<T: Unpin, C: Unpin, L: Unpin>(Stage<T, C, L>);
+
+enum Stage<T, C, L> {
+    /// On its way.
+    Queued(Arc<Task<T, C, L>>),
+    /// Returned, and the result taken if it is not here.
+    Returned(Option<T>),
+}
+
+/// Makes `call` on another thread. If it returns when nobody waits for it any more, `late` gets the result, on
+/// that thread.
 ///
-/// Sleeps. Without memory for all this the call is made here, and waits without limit.
-pub fn bounded<T, C, L>(deadline: Deadline, call: C, late: L) -> Option<T>
+/// Without memory for all this the call is made here, and waits without limit.
+pub fn begin<T, C, L>(call: C, late: L) -> Begun<T, C, L>
 where
     T: Send + Unpin + 'static,
     C: FnOnce() -> T + Send + Unpin + 'static,
@@ -171,7 +181,7 @@ where
 {
     let place = UniqueArc::<Task<T, C, L>>::new_uninit(GFP_KERNEL);
     let (Some(queue), Ok(place)) = (CallQueue::get(), place) else {
-        return Some(call());
+        return Begun(Stage::Returned(Some(call())));
     };
     let task = place.pin_init_with(pin_init!(Task {
         work <- new_work!("hv_netvsc call"),
@@ -189,6 +199,37 @@ where
     };
     // A new work item is on no queue yet.
     let _ = queue.enqueue(task.clone());
-    task.returned.wait(deadline);
-    task.take_or_abandon()
+    Begun(Stage::Queued(task))
+}
+
+impl<T: Unpin, C: Unpin, L: Unpin> Begun<T, C, L> {
+    /// Waits for the result until `deadline`; `None` if it passed first. Sleeps.
+    pub fn wait(mut self, deadline: Deadline) -> Option<T> {
+        match core::mem::replace(&mut self.0, Stage::Returned(None)) {
+            Stage::Queued(task) => {
+                task.returned.wait(deadline);
+                task.take_or_abandon()
+            }
+            Stage::Returned(result) => result,
+        }
+    }
+}
+
+impl<T: Unpin, C: Unpin, L: Unpin> Drop for Begun<T, C, L> {
+    fn drop(&mut self) {
+        if let Stage::Queued(task) = &self.0 {
+            drop(task.take_or_abandon());
+        }
+    }
+}
+
+/// Makes `call` on another thread and waits for its result until `deadline`. `None` if it passed first: then
+/// `late` gets the result, if there is one ever, on that thread. As [`begin`] otherwise.
+pub fn bounded<T, C, L>(deadline: Deadline, call: C, late: L) -> Option<T>
+where
+    T: Send + Unpin + 'static,
+    C: FnOnce() -> T + Send + Unpin + 'static,
+    L: FnOnce(T) + Send + Unpin + 'static,
+{
+    begin(call, late).wait(deadline)
 }

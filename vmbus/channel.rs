@@ -14,7 +14,7 @@
 use crate::{
     bindings,
     vmbus::{
-        bounded::bounded,
+        bounded::{begin, bounded},
         completion::{Completion, Deadline},
         device::Device,
         subchannel::Arrivals,
@@ -353,14 +353,24 @@ impl Channel {
         deadline: Deadline,
         late: impl FnOnce(Channel) + Send + Unpin + 'static,
     ) -> Result<OpenChannel<H>, (Option<Self>, Error)> {
-        let opened = bounded(
-            deadline,
+        self.begin_open(config, handler, late)(deadline)
+    }
+
+    /// Begins what [`Channel::open`] does; the result waits for the end of it. Several channels can be opened at the
+    /// same time.
+    pub fn begin_open<H: Interrupt>(
+        self,
+        config: OpenConfig,
+        handler: Arc<H>,
+        late: impl FnOnce(Channel) + Send + Unpin + 'static,
+    ) -> impl FnOnce(Deadline) -> Result<OpenChannel<H>, (Option<Self>, Error)> {
+        let begun = begin(
             move || self.open_unlimited(&config, handler),
-            move |opened| {
+            move |opened: Result<OpenChannel<H>, _>| {
                 late(opened.map_or_else(|(channel, _)| channel, OpenChannel::close_unlimited))
             },
         );
-        match opened {
+        move |deadline| match begun.wait(deadline) {
             Some(opened) => opened.map_err(|(channel, error)| (Some(channel), error)),
             None => Err((None, ETIMEDOUT)),
         }

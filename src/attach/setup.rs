@@ -2,13 +2,13 @@
 
 //! What an attach does when its state machine asks for more than a message: shared memory and sub-channels.
 
-use super::{open_queue, CALL_MS, SUBCHANNELS_MS};
-use crate::buffers::{Kept, ReceiveArea};
+use super::{begin_queue, CALL_MS, SUBCHANNELS_MS};
+use crate::buffers::{Kept, KeptBuffer, ReceiveArea};
 use crate::device::Adapter;
 use crate::net::{Config, Device};
 use crate::queue::{OpenChannel, Registration, Shared};
 use crate::rndis::event::{Action, Event};
-use crate::vmbus::{Channel, Deadline, Pages, SharedBuffer, Subchannels};
+use crate::vmbus::{Deadline, SharedBuffer, Subchannels};
 use kernel::{prelude::*, sync::Arc};
 
 /// What an attach does on behalf of its state machine.
@@ -76,9 +76,8 @@ impl Setup<'_> {
         Ok(handle)
     }
 
-    fn share(&self, bytes: u32, kept: Option<Pages>) -> Result<SharedBuffer> {
-        let channel = self.channel.reference().clone();
-        SharedBuffer::establish(channel, bytes as usize, kept, self.call_deadline())
+    fn share(&self, bytes: u32, kept: Option<KeptBuffer>) -> Result<SharedBuffer> {
+        KeptBuffer::share(kept, self.channel.reference(), bytes, self.call_deadline())
     }
 
     /// Opens sub-channels as they arrive; returns how many are open.
@@ -91,39 +90,41 @@ impl Setup<'_> {
                 format_args!("{arrived} of {count} sub-channels arrived in time"),
             );
         }
-        let mut open = 0u16;
-        let mut channels = KVec::with_capacity(count.into(), GFP_KERNEL).unwrap_or_default();
-        for channel in self.subchannels.take() {
-            // No more than were asked for.
-            if channels.push_within_capacity(channel).is_err() {
-                break;
-            }
-        }
-        for (index, channel) in (1..=count).zip(channels) {
-            if let Err(error) = self.open_subchannel(index, channel) {
-                let text = format_args!("sub-channel {index} does not open: {error:?}");
-                Adapter::say_err(self.dev, text);
-                break;
-            }
-            open = index;
-        }
-        open
+        self.open_arrived(count).unwrap_or_else(|error| {
+            Adapter::say_err(self.dev, format_args!("no sub-channel opened: {error:?}"));
+            0
+        })
     }
 
-    fn open_subchannel(&mut self, index: u16, channel: Channel) -> Result {
-        let queue = open_queue(
-            self.dev,
-            self.config,
-            self.shared,
-            index,
-            channel,
-            self.deadline,
+    /// Opens up to `count` sub-channels, all at the same time; returns how many are open without a gap.
+    #[inline(never)]
+    fn open_arrived(&mut self, count: u16) -> Result<u16> {
+        let mut opening = KVec::with_capacity(count.into(), GFP_KERNEL)?;
+        for (index, channel) in (1..=count).zip(self.subchannels.take()) {
             // The host offers a new one next time.
-            drop,
-        )
-        .map_err(|(_, error)| error)?;
-        // There is room: the capacity is 64, and so is the number of channels.
-        Ok(self.queues.push_within_capacity(queue)?)
+            let begun = begin_queue(self.dev, self.config, self.shared, index, channel, drop);
+            // There is room for `count`.
+            opening.push_within_capacity(begun)?;
+        }
+        let mut open = 0u16;
+        for (index, begun) in (1..=count).zip(opening) {
+            // Waited for in any case: a queue is not dropped while its channel is being opened.
+            match begun.and_then(|opened| opened(self.deadline)) {
+                Ok(queue) if open.wrapping_add(1) == index => {
+                    // There is room: the capacity is 64, and so is the number of channels.
+                    self.queues
+                        .push_within_capacity(queue.serve(self.config)?)?;
+                    open = index;
+                }
+                // After a gap.
+                Ok(queue) => drop(queue),
+                Err((_, error)) => {
+                    let text = format_args!("sub-channel {index} does not open: {error:?}");
+                    Adapter::say_err(self.dev, text);
+                }
+            }
+        }
+        Ok(open)
     }
 
     fn call_deadline(&self) -> Deadline {

@@ -4,7 +4,7 @@
 //!
 //! One JSON object a line in each direction; every request is answered by one line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
@@ -371,6 +371,14 @@ impl Counters {
     /// GPADLs established and not torn down.
     pub fn live_gpadls(&self) -> u64 {
         self.bus("live_gpadls").as_u64().unwrap_or(u64::MAX)
+    }
+
+    /// Handles of the GPADLs of the NIC at one end, rings' and buffers'; none is used twice.
+    pub fn gpadls(&self, end: End) -> Result<BTreeSet<u64>> {
+        let device = &self.nic(end)?["id"];
+        let channels = list(self.bus("channels")).filter(|c| c["device"] == *device);
+        let handles = channels.flat_map(|c| list(&c["gpadls"]));
+        Ok(handles.filter_map(Value::as_u64).collect())
     }
 
     /// Channels open of the NIC at one end.

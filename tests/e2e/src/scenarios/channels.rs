@@ -66,8 +66,19 @@ fn session(guest: &Guest) -> Result<()> {
         "a refused count re-attached the device"
     );
 
+    let lent = guest.host.counters()?.gpadls(End::Near)?;
     change(guest, most)?;
     shows(guest, most, most)?;
+    let kept = guest
+        .host
+        .counters()?
+        .gpadls(End::Near)?
+        .intersection(&lent)
+        .count();
+    ensure!(
+        guest.driver.get() != Driver::Rust || kept == 2,
+        "the host kept {kept} of the two buffers over the change"
+    );
     traffic.finish()?;
     guest.ping_both_ways()
 }
