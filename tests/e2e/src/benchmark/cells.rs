@@ -2,7 +2,6 @@
 
 //! The cells of the table: what each makes the guest do, and what is counted as a unit of work.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
@@ -12,6 +11,7 @@ use guest_agent::rebind::Rebinding;
 use super::measure::{Measured, Quantity};
 use super::moment::{Moment, NicCounts, Span};
 use super::network::{Network, ANSWER_PORT, BELOW, DRAIN_PORT, GUEST, PROGRAM};
+use super::reconfiguration;
 use super::statistics::median;
 use super::steal::StealWatch;
 use super::Port;
@@ -34,14 +34,11 @@ const fn cell(name: &'static str, measure: Measure) -> Cell {
 
 /// The cell that is measured at loading.
 pub const MEMORY: &str = "memory-per-nic";
-const CHANNEL_RECEIVING: &str = "channel-change-receive";
-const CHANNEL_SENDING: &str = "channel-change-send";
-const CHANNEL_COMMAND: &str = "channel-change-command";
 const ROUND_TRIP_P50: &str = "tcp-round-trip-p50";
 const ROUND_TRIP_P99: &str = "tcp-round-trip-p99";
 
 /// In the order they are measured in.
-pub const ALL: [Cell; 13] = [
+pub const ALL: [Cell; 15] = [
     cell("tcp-1-from-guest", |n, c, w| tcp_from_guest(n, c, w, 1)),
     cell("tcp-8-from-guest", |n, c, w| tcp_from_guest(n, c, w, 8)),
     cell("tcp-1-to-guest", |n, c, w| tcp_to_guest(n, c, w, 1)),
@@ -59,26 +56,28 @@ pub const ALL: [Cell; 13] = [
     cell("forward-64", |n, c, w| forward(n, c, w, FRAME_64)),
     cell("forward-1472", |n, c, w| forward(n, c, w, FRAME_1472)),
     cell("tcp-round-trip", round_trips),
-    cell("channel-change", channel_change),
+    cell("channel-change", |n, _, _| {
+        reconfiguration::CHANNELS.measure(n)
+    }),
+    cell("ring-change", |n, _, _| reconfiguration::RINGS.measure(n)),
+    cell("mtu-change", |n, _, _| reconfiguration::MTU.measure(n)),
     cell("attach", attach),
 ];
 
 /// 64 bytes on the wire, without FCS.
-const FRAME_64: u16 = 60;
+pub const FRAME_64: u16 = 60;
 /// 1472 bytes of UDP payload, and the headers.
 const FRAME_1472: u16 = 1514;
 /// What TCP carries is counted in full-sized frames, since drivers and host may send large ones.
 const FULL_FRAME: f64 = 1514.0;
 /// Flows of UDP.
-const FLOWS: u16 = 8;
+pub const FLOWS: u16 = 8;
 /// Load runs this long before it is measured.
 const SETTLE: Duration = Duration::from_millis(400);
 /// CPU time between two samples of a profile.
-const PROFILE_PERIOD_US: u32 = 1000;
+pub const PROFILE_PERIOD_US: u32 = 1000;
 /// Load must have begun by then.
 const BEGIN: Duration = Duration::from_secs(10);
-/// Frames a second through the guest while channels change: a gap is known to a millisecond.
-const TRICKLE: u32 = 1000;
 /// How often a NIC is detached and attached for one measurement.
 const ATTACHES: usize = 3;
 
@@ -96,7 +95,7 @@ fn sample(network: &Network<'_>, window: Duration) -> Result<Span> {
 }
 
 /// Waits until a NIC carries frames, and then until the load has settled.
-fn settle(network: &Network<'_>, port: Port, carried: fn(&NicCounts) -> u64) -> Result<()> {
+pub fn settle(network: &Network<'_>, port: Port, carried: fn(&NicCounts) -> u64) -> Result<()> {
     let host = &network.guest.host;
     let first = Moment::read(&host.counters()?)?;
     let began = Instant::now();
@@ -271,90 +270,6 @@ fn round_trips(
         time(ROUND_TRIP_P50, trips.p50_us),
         time(ROUND_TRIP_P99, trips.p99_us),
     ])
-}
-
-/// The longest time without a frame from the guest around `ethtool --set-channels`, on the NIC that receives
-/// and on the one that transmits, to fewer channels and back (the longer of the two), and how long the
-/// command takes (the median of all).
-fn channel_change(
-    network: &Network<'_>,
-    _cell: &'static str,
-    _window: Duration,
-) -> Result<Vec<Measured>> {
-    let most = network.guest.machine.most_channels();
-    let host = &network.guest.host;
-    network.forward(true)?;
-    host.generate(Port::Generator.name(), FRAME_64, FLOWS, TRICKLE)?;
-    settle(network, Port::Sink, |nic| nic.from_guest_packets)?;
-    if network.profile.get() {
-        host.start_profile(PROFILE_PERIOD_US)?;
-    }
-    let mut measured = Vec::new();
-    let mut commands = Vec::new();
-    for (name, port) in [
-        (CHANNEL_RECEIVING, Port::Generator),
-        (CHANNEL_SENDING, Port::Sink),
-    ] {
-        let mut longest = 0.0_f64;
-        for count in [most / 2, most] {
-            let change = change_channels(network, port, count)?;
-            if network.profile.get() {
-                println!("{} to {count}: {change}", port.name());
-            }
-            longest = longest.max(change.gap_us);
-            commands.push(change.command_us);
-        }
-        measured.push(Measured::cost(name, Quantity::Microseconds, longest));
-    }
-    host.stop_generating(Port::Generator.name())?;
-    network.forward(false)?;
-    let command = median(&commands).context("no channel was changed")?;
-    measured.push(Measured::cost(
-        CHANNEL_COMMAND,
-        Quantity::Microseconds,
-        command,
-    ));
-    Ok(measured)
-}
-
-/// What a change of channels took, in microseconds.
-struct Change {
-    gap_us: f64,
-    command_us: f64,
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (gap, command) = (self.gap_us / 1000.0, self.command_us / 1000.0);
-        write!(f, "no frame for {gap:.0} ms, command {command:.0} ms")
-    }
-}
-
-fn change_channels(network: &Network<'_>, port: Port, count: u32) -> Result<Change> {
-    let host = &network.guest.host;
-    host.restart_gap(Port::Sink.name())?;
-    let count = count.to_string();
-    let argv = ["ethtool", "--set-channels", port.name(), "combined", &count];
-    let watch = StealWatch::start(network.bench)?;
-    let outcome = network.guest.try_at(End::Near, &argv, SHORT * 2)?;
-    let steal = watch.steal()?;
-    ensure!(
-        outcome.success(),
-        "'{}' failed: {}",
-        argv.join(" "),
-        outcome.stderr.trim()
-    );
-    settle(network, Port::Sink, |nic| nic.from_guest_packets)
-        .with_context(|| format!("after {} went to {count} channels", port.name()))?;
-    let counters = host.counters()?;
-    let sink = &counters.0["nics"][Port::Sink.name()]["counters"]["backend"]["counters"];
-    let gap = sink["longest_gap_us"]
-        .as_f64()
-        .context("the host gives no longest_gap_us")?;
-    Ok(Change {
-        gap_us: gap * steal.clock,
-        command_us: outcome.elapsed_ms as f64 * 1000.0 * steal.clock,
-    })
 }
 
 /// From the binding of the driver to all queues in use, on an interface that is down: the median of some.

@@ -16,6 +16,7 @@ mod moment;
 mod network;
 mod plot;
 mod profile;
+mod reconfiguration;
 mod results;
 mod statistics;
 mod steal;
