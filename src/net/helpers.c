@@ -278,11 +278,22 @@ static u32 tx_flow_hash(struct sk_buff *skb, u32 ports_of)
 	return hash;
 }
 
+/* Whether the administrator has assigned processors or receive queues to transmit queues. */
+static bool has_xps_map(const struct net_device *dev)
+{
+#ifdef CONFIG_XPS
+	return rcu_access_pointer(dev->xps_maps[XPS_CPUS]) ||
+	       rcu_access_pointer(dev->xps_maps[XPS_RXQS]);
+#else
+	return false;
+#endif
+}
+
 /*
  * netvsc_pick_tx - the transmit queue that is already decided for @skb
  *
- * Return: the socket's cached queue or the recorded receive queue (forwarding) if there is one, else
- * -1 with the flow hash in @hash.
+ * Return: the socket's cached queue, the one of the administrator's XPS map if there is a map, or the recorded
+ * receive queue (forwarding) if there is one; else -1 with the flow hash in @hash.
  */
 int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 ports_of, u32 *hash)
 {
@@ -291,6 +302,8 @@ int netvsc_pick_tx(struct net_device *dev, struct sk_buff *skb, u32 ports_of, u3
 
 	if (queue >= 0 && !skb->ooo_okay && queue < dev->real_num_tx_queues)
 		return queue;
+	if (unlikely(has_xps_map(dev)))
+		return netdev_pick_tx(dev, skb, NULL);
 	if (!sk && skb_rx_queue_recorded(skb)) {
 		queue = skb_get_rx_queue(skb);
 		if (queue < dev->real_num_tx_queues)

@@ -30,6 +30,7 @@ mod soak;
 mod trace;
 mod versions;
 mod vmbus_silence;
+mod xps;
 
 use crate::scenario::Scenario;
 
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Scenario> {
         ethtool_rss::SCENARIOS,
         ethtool_features::SCENARIOS,
         ethtool_flow_hash::SCENARIOS,
+        xps::SCENARIOS,
         ethtool_rings::SCENARIOS,
         ethtool_link::SCENARIOS,
         offload_matrix::SCENARIOS,
