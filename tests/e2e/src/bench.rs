@@ -17,6 +17,7 @@ use crate::benchmark::{Port, Schedule};
 use crate::fault::Infrastructure;
 use crate::guest::{End, Guest};
 use crate::host::Host;
+use crate::instructions::Instructions;
 use crate::l1::L1;
 use crate::scenario::{Driver, Kernel, Machine, Wiring};
 
@@ -83,6 +84,16 @@ struct Places {
 impl Bench {
     /// Prepares a bench whose sockets and logs go to `folder`.
     pub fn new(artifacts: &Artifacts, acceleration: Acceleration, folder: &Path) -> Result<Bench> {
+        Bench::counting(artifacts, acceleration, folder, None)
+    }
+
+    /// The same, where QEMU's `plugin` counts the guest's instructions, if it is given and the guest is emulated.
+    pub fn counting(
+        artifacts: &Artifacts,
+        acceleration: Acceleration,
+        folder: &Path,
+        plugin: Option<&Path>,
+    ) -> Result<Bench> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make folder '{}'", folder.display()))?;
         let outer = match acceleration {
@@ -90,7 +101,7 @@ impl Bench {
                 artifacts: artifacts.clone(),
             },
             Acceleration::Tcg => {
-                let l1 = L1::boot(artifacts, folder)?;
+                let l1 = L1::boot(artifacts, folder, plugin)?;
                 l1.favour_long_runs()?;
                 Outer::L1 {
                     agent: l1.port("agent")?,
@@ -247,6 +258,14 @@ impl Bench {
     /// Whether the guest is emulated, and so is what is below it.
     pub fn is_emulated(&self) -> bool {
         matches!(self.outer, Outer::L1 { .. })
+    }
+
+    /// Who counts the guest's instructions, if somebody does.
+    pub fn instructions(&self) -> Option<&Instructions> {
+        match &self.outer {
+            Outer::L1 { l1, .. } => l1.instructions.as_ref(),
+            Outer::Direct { .. } => None,
+        }
     }
 
     /// How long the emulator of the machine below ran and waited; `None` if there is none.

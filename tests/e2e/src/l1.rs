@@ -16,6 +16,7 @@ use crate::agent::Agent;
 use crate::artifacts::{required, Artifacts};
 use crate::benchmark::Schedule;
 use crate::fault::Infrastructure;
+use crate::instructions::Instructions;
 
 /// Kernel parameters of L1: what costs timer interrupts or memory bandwidth is off, and the TSC is
 /// trusted, without which KVM gives its guests no reference TSC page.
@@ -31,26 +32,32 @@ pub struct L1 {
     folder: PathBuf,
     /// The agent in L1.
     pub agent: Agent,
+    /// Counts the guest's instructions, if that was asked for.
+    pub instructions: Option<Instructions>,
 }
 
 /// The virtio-serial ports, by the last part of their names in L1.
 const SOCKETS: [&str; 3] = ["l1", "agent", "control"];
 
 impl L1 {
-    /// Boots L1; sockets and logs go to `folder`.
-    pub fn boot(artifacts: &Artifacts, folder: &Path) -> Result<L1> {
-        let child = start(artifacts, folder)?;
+    /// Boots L1; sockets and logs go to `folder`. With `plugin`, QEMU counts the guest's instructions.
+    pub fn boot(artifacts: &Artifacts, folder: &Path, plugin: Option<&Path>) -> Result<L1> {
+        let child = start(artifacts, folder, plugin)?;
         let mut qemu = Guard(Some(child));
         let stream = connect(&folder.join("l1.sock"), &mut qemu, folder)?;
         let agent = Agent::new("L1 machine", stream).context("agent line")?;
         agent
             .wait_ready(BOOT, || -> Result<()> { qemu.alive(folder) })
             .map_err(Infrastructure::wrap)?;
+        let instructions = plugin
+            .map(|_| Instructions::connect(&folder.join(COUNT_SOCKET)))
+            .transpose()?;
         let child = qemu.0.take().context("QEMU")?;
         Ok(L1 {
             qemu: Mutex::new(child),
             folder: folder.into(),
             agent,
+            instructions,
         })
     }
 
@@ -145,7 +152,10 @@ fn check(child: &mut Child, folder: &Path) -> Result<()> {
     }
 }
 
-fn start(artifacts: &Artifacts, folder: &Path) -> Result<Child> {
+/// Where the plugin that counts instructions is asked.
+const COUNT_SOCKET: &str = "instructions.sock";
+
+fn start(artifacts: &Artifacts, folder: &Path, plugin: Option<&Path>) -> Result<Child> {
     let kernel = required(&artifacts.l1_kernel, "l1-kernel")?;
     let initrd = required(&artifacts.l1_initrd, "l1-initrd")?;
     let log = File::create(folder.join("qemu.log")).context("qemu.log")?;
@@ -165,6 +175,11 @@ fn start(artifacts: &Artifacts, folder: &Path) -> Result<Child> {
         .arg("-serial")
         .arg(format!("file:{}", folder.join("l1-console.log").display()))
         .args(["-device", "virtio-serial-pci,max_ports=8"]);
+    if let Some(plugin) = plugin {
+        let socket = folder.join(COUNT_SOCKET);
+        command.arg("-plugin");
+        command.arg(format!("{},socket={}", plugin.display(), socket.display()));
+    }
     for name in SOCKETS {
         let path = folder.join(format!("{name}.sock"));
         let path = path.display();

@@ -8,7 +8,8 @@
 //!   of it;
 //! * `runner`, `report`: in which order, and what comes of it; `demo`, `shell`: for people;
 //! * `benchmark`: the C driver and ours side by side;
-//! * `bench`, `l1`, `artifacts`: booting; `agent`, `host`: the lines to the guest and to the host;
+//! * `bench`, `l1`, `artifacts`: booting; `agent`, `host`, `instructions`: the lines to the guest, to the host and to
+//!   the emulator;
 //! * `kunit`: what the console of the machine with the KUnit suites says;
 //! * `fault`: telling a broken bench from a broken driver.
 
@@ -23,6 +24,7 @@ mod ethtool;
 mod fault;
 mod guest;
 mod host;
+mod instructions;
 mod kernel_log;
 mod kunit;
 mod l1;

@@ -30,6 +30,7 @@ mod clock;
 pub mod cpuid;
 pub mod kvm;
 pub mod layout;
+mod mark;
 pub mod outcome;
 pub mod partition;
 mod ports;
@@ -174,6 +175,7 @@ impl Shared {
 
     /// Run time, exits and SynIC traffic as JSON.
     pub fn counters(&self) -> Value {
+        mark::moment();
         let vcpus: Vec<Value> = self.vcpus.iter().map(VcpuStats::counters).collect();
         json!({
             "uptime_us": self.start.elapsed().as_micros() as u64,

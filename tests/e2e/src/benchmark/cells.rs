@@ -75,33 +75,39 @@ pub const FLOWS: u16 = 8;
 /// Load runs this long before it is measured.
 const SETTLE: Duration = Duration::from_millis(400);
 /// CPU time between two samples of a profile.
-pub const PROFILE_PERIOD_US: u32 = 1000;
+const PROFILE_PERIOD_US: u32 = 1000;
 /// Load must have begun by then.
 const BEGIN: Duration = Duration::from_secs(10);
 /// How often a NIC is detached and attached for one measurement.
 const ATTACHES: usize = 3;
 
+/// Begins a profile: of instructions where they are counted, else of time.
+pub fn start_profile(network: &Network<'_>) -> Result<()> {
+    match network.bench.instructions() {
+        Some(counter) => counter.begin_profile(),
+        None => network.guest.host.start_profile(PROFILE_PERIOD_US),
+    }
+}
+
 /// Samples what goes on now, for `window`; takes the guest's profile meanwhile, if that is wanted.
 fn sample(network: &Network<'_>, window: Duration) -> Result<Span> {
-    let host = &network.guest.host;
     if network.profile.get() {
-        host.start_profile(PROFILE_PERIOD_US)?;
+        start_profile(network)?;
     }
     let watch = StealWatch::start(network.bench)?;
-    let before = Moment::read(&host.counters()?)?;
+    let before = Moment::now(network)?;
     std::thread::sleep(window);
-    let after = Moment::read(&host.counters()?)?;
+    let after = Moment::now(network)?;
     Ok(after.since(&before)?.without(watch.steal()?))
 }
 
 /// Waits until a NIC carries frames, and then until the load has settled.
 pub fn settle(network: &Network<'_>, port: Port, carried: fn(&NicCounts) -> u64) -> Result<()> {
-    let host = &network.guest.host;
-    let first = Moment::read(&host.counters()?)?;
+    let first = Moment::now(network)?;
     let began = Instant::now();
     loop {
         std::thread::sleep(Duration::from_millis(50));
-        let now = Moment::read(&host.counters()?)?;
+        let now = Moment::now(network)?;
         if carried(now.since(&first)?.nic(port)) > 0 {
             std::thread::sleep(SETTLE);
             return Ok(());
@@ -254,11 +260,10 @@ fn round_trips(
         "--ms",
         &time,
     ];
-    let host = &network.guest.host;
     let watch = StealWatch::start(network.bench)?;
-    let before = Moment::read(&host.counters()?)?;
+    let before = Moment::now(network)?;
     let text = network.run(&argv)?;
-    let after = Moment::read(&host.counters()?)?;
+    let after = Moment::now(network)?;
     let steal = watch.steal()?;
     let trips: RoundTrips =
         serde_json::from_str(&text).with_context(|| format!("{cell} printed '{text}'"))?;

@@ -13,6 +13,8 @@ use super::moment::Span;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quantity {
+    /// Instructions of the guest per unit of work.
+    Instructions,
     /// Units of work per second of guest CPU time.
     PerCpuSecond,
     /// Units of work per second.
@@ -63,15 +65,19 @@ impl Measured {
             span.seconds
         );
         let per_unit = |count: u64| count as f64 / units;
+        let instructions = span
+            .instructions
+            .map(|count| (Quantity::Instructions, count / units));
+        let values = [
+            (Quantity::PerCpuSecond, units / span.cpu_seconds),
+            (Quantity::PerSecond, units / span.seconds),
+            (Quantity::Doorbells, per_unit(span.all.doorbells)),
+            (Quantity::Interrupts, per_unit(span.all.interrupts)),
+            (Quantity::RingBytes, per_unit(span.all.ring_bytes)),
+        ];
         Ok(Measured {
             cell,
-            values: BTreeMap::from([
-                (Quantity::PerCpuSecond, units / span.cpu_seconds),
-                (Quantity::PerSecond, units / span.seconds),
-                (Quantity::Doorbells, per_unit(span.all.doorbells)),
-                (Quantity::Interrupts, per_unit(span.all.interrupts)),
-                (Quantity::RingBytes, per_unit(span.all.ring_bytes)),
-            ]),
+            values: values.into_iter().chain(instructions).collect(),
         })
     }
 

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
-use crate::artifacts::Acceleration;
+use crate::artifacts::{required, Acceleration};
 use crate::bench::{Bench, Session};
 use crate::runner::Options;
 use crate::scenario::{Driver, Machine, Wiring};
@@ -136,12 +136,31 @@ pub struct Arguments {
     /// Tell in which functions the guest spends its time with each driver, instead of measuring (needs --cell).
     #[arg(long, requires = "cell")]
     profile: bool,
+    /// Judge work by the guest's instructions instead of its CPU time (where the guest is emulated): what else runs on
+    /// the machine does not matter then.
+    #[arg(long)]
+    instructions: bool,
+    /// The plugin of QEMU that counts them.
+    #[arg(long, env = "E2E_INSTRUCTIONS_PLUGIN")]
+    instructions_plugin: Option<PathBuf>,
     /// Folder for results.json and plot.svg.
     #[arg(long, env = "E2E_BENCH_OUT", default_value = "build/bench")]
     out: PathBuf,
 }
 
 impl Arguments {
+    /// The plugin, if instructions are to be counted.
+    fn plugin(&self, acceleration: Acceleration) -> Result<Option<&Path>> {
+        if !self.instructions {
+            return Ok(None);
+        }
+        ensure!(
+            acceleration == Acceleration::Tcg,
+            "--instructions: the guest is not emulated, so nobody counts them (HVHOST_ACCEL=tcg emulates it)"
+        );
+        required(&self.instructions_plugin, "instructions-plugin").map(Some)
+    }
+
     fn effort(&self) -> Effort {
         let effort = if self.quick {
             Effort::QUICK
@@ -159,9 +178,9 @@ impl Arguments {
 pub fn run(options: &Options, arguments: &Arguments) -> Result<()> {
     let effort = arguments.effort();
     if arguments.profile {
-        return profile::run(options, &arguments.cell);
+        return profile::run(options, arguments);
     }
-    let results = measure_all(options, effort, &arguments.cell)?;
+    let results = measure_all(options, effort, arguments)?;
     print!("{}", results.table());
     write(&results, &arguments.out)?;
     println!("{}", results.summary()?);
@@ -189,23 +208,24 @@ impl Progress {
     }
 }
 
-fn measure_all(options: &Options, effort: Effort, cells: &[String]) -> Result<Results> {
+fn measure_all(options: &Options, effort: Effort, arguments: &Arguments) -> Result<Results> {
     let progress = Progress(Instant::now());
     progress.say("booting a guest");
-    let bench = bench(options)?;
+    let bench = bench(options, arguments)?;
     let session = bench.boot(machine(options.acceleration), options.kernel, Driver::C)?;
-    let measured = rounds(&bench, &session, effort, cells, &progress);
+    let measured = rounds(&bench, &session, effort, &arguments.cell, &progress);
     if measured.is_err() {
         eprint!("{}", session.diagnosis());
     }
     measured
 }
 
-fn bench(options: &Options) -> Result<Bench> {
-    Bench::new(
+fn bench(options: &Options, arguments: &Arguments) -> Result<Bench> {
+    Bench::counting(
         &options.artifacts,
         options.acceleration,
         &options.folder.join("benchmark"),
+        arguments.plugin(options.acceleration)?,
     )
 }
 
@@ -219,7 +239,12 @@ fn rounds(
     let guest = &session.guest;
     let network = Network::prepare(bench, guest)?;
     let kernel = guest.run(&["uname", "-r"])?.trim().to_owned();
-    let mut results = Results::new(Conditions::now(kernel, bench.is_emulated(), effort));
+    let mut results = Results::new(Conditions::now(
+        kernel,
+        bench.is_emulated(),
+        bench.instructions().is_some(),
+        effort,
+    ));
     for round in 0..effort.rounds {
         for driver in order(round) {
             let say = |text: &str| {

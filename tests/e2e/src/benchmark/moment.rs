@@ -7,6 +7,7 @@
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
+use super::network::Network;
 use super::steal::Steal;
 use super::Port;
 use crate::host::Counters;
@@ -35,6 +36,7 @@ pub struct NicCounts {
 pub struct Moment {
     time_us: u64,
     cpu_us: u64,
+    instructions: Option<u64>,
     nics: [NicCounts; Port::ALL.len()],
 }
 
@@ -45,14 +47,26 @@ pub struct Span {
     pub seconds: f64,
     /// CPU time of the guest's processors, in seconds.
     pub cpu_seconds: f64,
+    /// Instructions of the guest, if they are counted.
+    pub instructions: Option<f64>,
     /// Doorbells, interrupts and ring bytes of all NICs.
     pub all: NicCounts,
     nics: [NicCounts; Port::ALL.len()],
 }
 
 impl Moment {
+    /// Now.
+    pub fn now(network: &Network<'_>) -> Result<Moment> {
+        let mut moment = Moment::read(&network.guest.host.counters()?)?;
+        // As of the moment that the host looked.
+        if let Some(counter) = network.bench.instructions() {
+            moment.instructions = Some(counter.count()?);
+        }
+        Ok(moment)
+    }
+
     /// From the host's answer.
-    pub fn read(counters: &Counters) -> Result<Moment> {
+    fn read(counters: &Counters) -> Result<Moment> {
         let machine = &counters.0["machine"];
         let time_us = number(&machine["uptime_us"], "uptime_us")?;
         let vcpus = machine["vcpus"]
@@ -71,6 +85,7 @@ impl Moment {
         Ok(Moment {
             time_us,
             cpu_us,
+            instructions: None,
             nics,
         })
     }
@@ -89,6 +104,10 @@ impl Moment {
         }
         Ok(Span {
             seconds: (self.time_us - earlier.time_us) as f64 / 1e6,
+            instructions: self
+                .instructions
+                .zip(earlier.instructions)
+                .map(|(now, before)| now.saturating_sub(before) as f64),
             cpu_seconds: (self.cpu_us - earlier.cpu_us) as f64 / 1e6,
             all,
             nics,

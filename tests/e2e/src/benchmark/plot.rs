@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn the_picture_shows_every_cell_with_its_ratio() {
-        let mut results = Results::new(Conditions::now("7.2.0".into(), false, Effort::QUICK));
+        let mut results =
+            Results::new(Conditions::now("7.2.0".into(), false, false, Effort::QUICK));
         for round in 0..3 {
             for (driver, factor) in [(Driver::C, 1.0), (Driver::Rust, 2.0)] {
                 let value = factor * (10.0 + f64::from(round));

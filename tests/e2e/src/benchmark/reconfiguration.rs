@@ -6,7 +6,7 @@ use std::fmt;
 
 use anyhow::{ensure, Context, Result};
 
-use super::cells::{settle, FLOWS, FRAME_64, PROFILE_PERIOD_US};
+use super::cells::{settle, start_profile, FLOWS, FRAME_64};
 use super::measure::{Measured, Quantity};
 use super::network::Network;
 use super::statistics::median;
@@ -68,7 +68,7 @@ impl Reconfiguration {
         host.generate(Port::Generator.name(), FRAME_64, FLOWS, TRICKLE)?;
         settle(network, Port::Sink, |nic| nic.from_guest_packets)?;
         if network.profile.get() {
-            host.start_profile(PROFILE_PERIOD_US)?;
+            start_profile(network)?;
         }
         let mut measured = Vec::new();
         let mut commands = Vec::new();

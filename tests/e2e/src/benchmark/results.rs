@@ -21,6 +21,8 @@ pub struct Conditions {
     pub kernel: String,
     /// The guest, and what is below it, was emulated.
     pub emulated: bool,
+    /// Work was judged by the guest's instructions, not by its CPU time.
+    pub instructions: bool,
     /// The machine's load before the first round: runnable processes over the last minute.
     pub load_at_begin: Option<f64>,
     /// Processors of the machine.
@@ -35,13 +37,14 @@ pub struct Conditions {
 
 impl Conditions {
     /// Of this machine, now.
-    pub fn now(kernel: String, emulated: bool, effort: Effort) -> Conditions {
+    pub fn now(kernel: String, emulated: bool, instructions: bool, effort: Effort) -> Conditions {
         let load = std::fs::read_to_string("/proc/loadavg").ok();
         let load = load.and_then(|text| text.split(' ').next()?.parse().ok());
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Conditions {
             kernel,
             emulated,
+            instructions,
             load_at_begin: load,
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             time: now.map_or(0, |since| since.as_secs()),
@@ -152,7 +155,7 @@ impl Results {
             .filter_map(|(name, quantities)| {
                 Some(Cell {
                     name,
-                    // Their order puts work per CPU time first; the other cells have one quantity.
+                    // Their order puts instructions first, then work per CPU time; the other cells have one quantity.
                     headline: *quantities.keys().next()?,
                     quantities: quantities
                         .iter()
@@ -182,7 +185,12 @@ impl Results {
         // Writing to a string cannot fail.
         let _ = writeln!(
             out,
-            "ours/C, above 1 is better for ours; median of {} rounds (95 % interval; ! all of it below 1); kernel {}{}",
+            "ours/C{}, above 1 is better for ours; median of {} rounds (95 % interval; ! all of it below 1); kernel {}{}",
+            if c.instructions {
+                ", work by instructions"
+            } else {
+                ""
+            },
             c.rounds,
             c.kernel,
             if c.emulated { ", emulated" } else { "" }
@@ -285,6 +293,7 @@ fn shown(quantity: Quantity, value: f64) -> String {
 
 fn unit(quantity: Quantity) -> &'static str {
     match quantity {
+        Quantity::Instructions => "insn/unit",
         Quantity::PerCpuSecond => "1/CPU s",
         Quantity::PerSecond => "1/s",
         Quantity::Doorbells | Quantity::Interrupts | Quantity::RingBytes => "1/unit",
@@ -317,7 +326,7 @@ mod tests {
     use crate::benchmark::Effort;
 
     fn results() -> Results {
-        let mut results = Results::new(Conditions::now("7.2.0".into(), true, Effort::QUICK));
+        let mut results = Results::new(Conditions::now("7.2.0".into(), true, false, Effort::QUICK));
         for (round, c, ours) in [(0, 100.0, 110.0), (1, 50.0, 60.0), (2, 80.0, 80.0)] {
             for (driver, value) in [(Driver::C, c), (Driver::Rust, ours)] {
                 let work = Measured {
@@ -352,7 +361,7 @@ mod tests {
             results().summary().expect("summary"),
             "geomean 1.00 worst 0.91"
         );
-        let empty = Results::new(Conditions::now("7.2.0".into(), true, Effort::QUICK));
+        let empty = Results::new(Conditions::now("7.2.0".into(), true, false, Effort::QUICK));
         assert!(empty.summary().is_err());
     }
 
