@@ -24,7 +24,7 @@ use crate::rndis::{
 use crate::settings::Settings;
 use crate::trace;
 use crate::vmbus::{self, Channel, Deadline, SharedBuffer};
-use core::mem::MaybeUninit;
+use core::{mem::MaybeUninit, ops::Deref};
 use kernel::{prelude::*, sync::Arc, time::Msecs};
 
 /// Time that an attach has for all its waits together.
@@ -138,16 +138,8 @@ impl Attachment {
 
     /// Whether the host took a sub-channel away, or broke the ring of a channel, but has not taken the device.
     pub(crate) fn lost_channel(&self, config: &Config<'_>) -> bool {
-        let channels = || {
-            let queues = self.parts.queues.iter();
-            queues.filter_map(|queue| queue.napi().channel.get_config(config))
-        };
-        let rescinded = |channel: &OpenChannel| channel.reference().rescinded();
-        // The primary comes first.
-        channels()
-            .next()
-            .is_some_and(|primary| !rescinded(&primary))
-            && channels().any(|channel| has_broken_ring(&channel) || rescinded(&channel))
+        let queues = self.parts.queues.iter();
+        any_lost(queues.filter_map(|queue| queue.napi().channel.get_config(config)))
     }
 
     /// Looks, from now on, whether the host takes a sub-channel away or breaks a ring.
@@ -455,6 +447,19 @@ impl Parts {
 /// Whether the host broke one of the channel's rings.
 pub(crate) fn has_broken_ring(channel: &OpenChannel) -> bool {
     channel.is_broken() || channel.cannot_send()
+}
+
+/// Whether the host broke a ring of one of a device's channels, or took a sub-channel away. A device whose primary
+/// channel, the first of `channels`, is gone is beyond repair.
+pub(crate) fn any_lost<C: Deref<Target = OpenChannel>>(
+    mut channels: impl Iterator<Item = C>,
+) -> bool {
+    let rescinded = |channel: &OpenChannel| channel.reference().rescinded();
+    channels.next().is_some_and(|primary| {
+        !rescinded(&primary)
+            && (has_broken_ring(&primary)
+                || channels.any(|channel| has_broken_ring(&channel) || rescinded(&channel)))
+    })
 }
 
 /// Makes the queue `index` and begins to open its channel; the result waits until it is open. `late` gets the

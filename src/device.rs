@@ -2,7 +2,7 @@
 
 //! A network adapter: from probe to removal, and what the network stack asks of it in between.
 
-use crate::attach::{has_broken_ring, Attachment};
+use crate::attach::{any_lost, Attachment};
 use crate::debug_view::{History, View};
 use crate::link::LinkState;
 use crate::net::{
@@ -10,7 +10,7 @@ use crate::net::{
     RxQueueStats, SkBuff, SoftIrq, Stats64, TxQueueGuard, TxQueueStats, TxVerdict, UniqueDevice,
 };
 use crate::params;
-use crate::queue::{OpenChannel, Queue};
+use crate::queue::Queue;
 use crate::reconfigure::{Control, Returned};
 use crate::rndis::{
     address::MacAddress,
@@ -81,10 +81,8 @@ impl DataPath {
 
     /// Whether the host has taken a channel away, or broken a ring.
     pub(crate) fn lost_channel(&self, section: SoftIrq<'_>) -> bool {
-        let lost =
-            |channel: &OpenChannel| channel.reference().rescinded() || has_broken_ring(channel);
-        let mut queues = self.queues.iter();
-        queues.any(|queue| queue.channel.get(section).is_some_and(lost))
+        let queues = self.queues.iter();
+        any_lost(queues.filter_map(|queue| queue.channel.get(section)))
     }
 
     /// Channels in use, 1 to 64.

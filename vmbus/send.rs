@@ -140,12 +140,6 @@ impl<H: Interrupt> OpenChannel<H> {
         u32::try_from(payload.len()).map_err(|_| SendError::Invalid)
     }
 
-    /// Signals the host, whether or not there is something new.
-    pub fn signal(&self) {
-        // SAFETY: The channel is open; may be called in any context.
-        unsafe { bindings::vmbus_setevent(self.as_raw()) };
-    }
-
     /// Bytes that can be written before the ring is full; changes at any time.
     #[inline]
     pub fn bytes_to_write(&self) -> u32 {
@@ -169,11 +163,5 @@ impl<H: Interrupt> OpenChannel<H> {
         let ring = unsafe { RingIndices::read(&raw const (*self.as_raw()).outbound) };
         let free = u64::from(bytes_free(ring.write, ring.read, ring.size));
         free.wrapping_mul(100) > u64::from(ring.size).wrapping_mul(percent.into())
-    }
-
-    /// How often a sender has found the ring full.
-    pub fn ring_full_events(&self) -> u64 {
-        // SAFETY: The channel is open; an aligned word that is read whole.
-        unsafe { (&raw const (*self.as_raw()).out_full_total).read_volatile() }
     }
 }

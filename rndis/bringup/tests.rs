@@ -12,7 +12,7 @@ use crate::rndis::link::LinkSpeed;
 use crate::rndis::message::RndisStatus;
 use crate::rndis::nvsp::Status;
 use crate::rndis::version::NvspVersion;
-use host::{attach, config, Host};
+use host::{attach, config, Answers, Host};
 
 #[test]
 fn the_state_is_small_enough_for_a_kernel_stack() {
@@ -60,7 +60,10 @@ fn a_full_attach_takes_what_the_host_gives() {
 fn every_version_attaches_with_what_it_has() {
     for version in NvspVersion::NEWEST_FIRST {
         let mut host = Host {
-            newest: version,
+            answers: Answers {
+                newest: version.value(),
+                ..Answers::default()
+            },
             ..Host::default()
         };
         let bringup = attach(config(), &mut host).unwrap();
@@ -91,7 +94,10 @@ fn a_configured_version_is_not_exceeded() {
 fn channels_are_limited_by_host_processors_and_wish() {
     let channels = |wanted, online_cpus, queues| {
         let mut host = Host {
-            queues,
+            answers: Answers {
+                queues,
+                ..Answers::default()
+            },
             ..Host::default()
         };
         let config = Config {
@@ -116,7 +122,10 @@ fn channels_are_limited_by_host_processors_and_wish() {
 fn fewer_channels_than_asked_are_run_with() {
     for on_refusal in [OnRefusal::Continue, OnRefusal::Fail] {
         let mut host = Host {
-            grant: Some(1),
+            answers: Answers {
+                grant: Some(1),
+                ..Answers::default()
+            },
             ..Host::default()
         };
         let config = Config {
@@ -134,7 +143,10 @@ fn fewer_channels_than_asked_are_run_with() {
 #[test]
 fn no_channel_granted_is_one_channel() {
     let mut host = Host {
-        grant: Some(0),
+        answers: Answers {
+            grant: Some(0),
+            ..Answers::default()
+        },
         ..Host::default()
     };
     let bringup = attach(config(), &mut host).unwrap();
@@ -145,7 +157,10 @@ fn no_channel_granted_is_one_channel() {
 #[test]
 fn more_channels_than_asked_are_a_violation() {
     let mut host = Host {
-        grant: Some(4),
+        answers: Answers {
+            grant: Some(4),
+            ..Answers::default()
+        },
         ..Host::default()
     };
     assert_eq!(
@@ -186,7 +201,10 @@ fn sub_channels_that_do_not_open_matter_by_policy() {
 fn the_users_table_is_kept_while_it_fits() {
     let user = |entries: Vec<u32>, grant| {
         let mut host = Host {
-            grant,
+            answers: Answers {
+                grant,
+                ..Answers::default()
+            },
             ..Host::default()
         };
         let config = Config {
@@ -211,7 +229,10 @@ fn the_users_table_is_kept_while_it_fits() {
 fn the_hosts_mtu_lowers_ours_if_it_makes_sense() {
     let mtu = |host_mtu| {
         let mut host = Host {
-            mtu: host_mtu,
+            answers: Answers {
+                mtu: host_mtu,
+                ..Answers::default()
+            },
             ..Host::default()
         };
         let bringup = attach(config(), &mut host).unwrap();
@@ -232,7 +253,10 @@ fn link_events_during_the_attach_are_not_lost() {
     let bringup = attach(config(), &mut host).unwrap();
     assert!(!bringup.negotiated().link_up);
     let mut host = Host {
-        media: 1,
+        answers: Answers {
+            media: 1,
+            ..Answers::default()
+        },
         ..Host::default()
     };
     assert!(!attach(config(), &mut host).unwrap().negotiated().link_up);
@@ -252,7 +276,10 @@ fn answers_may_come_before_the_completion_of_their_request() {
 fn buffers_are_whole_pages_within_the_versions_limits() {
     let shared = |receive_buffer, send_buffer, newest| {
         let mut host = Host {
-            newest,
+            answers: Answers {
+                newest: NvspVersion::value(newest),
+                ..Answers::default()
+            },
             ..Host::default()
         };
         let config = Config {

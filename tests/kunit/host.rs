@@ -3,8 +3,12 @@
 //! A host that follows a script: answers what the driver sends over the rings of a [`TestDevice`], in a thread of its
 //! own, and goes wrong at the point that it was told to.
 //!
-//! Formats are written out here by their numbers, not with the driver's encoders: a mistake of those would not show.
+//! What it answers is in `tests/scripted/answers.rs`.
 
+#[path = "../scripted/answers.rs"]
+mod answers;
+
+use self::answers::{put, word, Answers, MAX_ANSWER, NVSP_LEN};
 use super::bus::{HostEnd, TestDevice, MAX_PACKET};
 use crate::vmbus::{
     packet::{Packet, PacketType},
@@ -105,21 +109,6 @@ pub(crate) struct Host {
     state: Arc<State>,
     /// Signalled when its thread has let go of the state.
     ended: Arc<Completion>,
-}
-
-fn word(bytes: &[u8], index: usize) -> u32 {
-    bytes
-        .get(index * 4..index * 4 + 4)
-        .and_then(|word| word.try_into().ok())
-        .map_or(0, u32::from_le_bytes)
-}
-
-/// Writes words from the start of `to`; returns their bytes.
-fn put(to: &mut [u8], words: &[u32]) -> usize {
-    for (place, word) in to.chunks_exact_mut(4).zip(words) {
-        place.copy_from_slice(&word.to_le_bytes());
-    }
-    words.len() * 4
 }
 
 impl Host {
@@ -302,13 +291,31 @@ impl State {
         (at == request).then_some(fault)
     }
 
-    fn complete(&self, end: &HostEnd, id: u64, words: &[u32]) {
-        let mut payload = [0u8; 40];
-        put(&mut payload, words);
-        if !end.write(0xb, id, false, &[], &payload) {
+    fn complete(&self, end: &HostEnd, id: u64, payload: &[u8; NVSP_LEN]) {
+        if !end.write(0xb, id, false, &[], payload) {
             pr_err!("a guest that does not read gets no answers\n");
         }
         end.interrupt();
+    }
+
+    /// Bytes of the receive buffer, 0 before it is there.
+    fn receive_buffer(&self) -> usize {
+        let handle = self.receive.load(Ordering::SeqCst);
+        self.device.buffer(handle).map_or(0, |(_, len)| len)
+    }
+
+    /// What it answers to requests.
+    fn answers(&self) -> Answers {
+        let count = self.receive_buffer() / RECEIVE_SECTION;
+        Answers {
+            newest: self.script.newest,
+            queues: self.script.queues.into(),
+            mac: &MAC,
+            receive_sections: [1, 0, RECEIVE_SECTION as u32, count as u32],
+            send_section: SEND_SECTION as u32,
+            name: "kunit",
+            ..Answers::default()
+        }
     }
 
     fn nvsp(&self, end: &HostEnd, message: &[u8], id: u64, wants_completion: bool) {
@@ -318,38 +325,29 @@ impl State {
             self.device.rescind(true);
             return;
         }
-        let status = if fault.is_some() { 2 } else { 1 };
+        let handle = word(message, 1);
+        let mut granted = 0;
         match kind {
-            1 if word(message, 1) > self.script.newest => {
-                self.complete(end, id, &[2, u32::MAX, 34, 3])
-            }
-            1 => self.complete(end, id, &[2, u32::MAX, 34, status]),
-            101 => {
-                let handle = word(message, 1);
-                self.receive.store(handle, Ordering::SeqCst);
-                let len = self.device.buffer(handle).map_or(0, |(_, len)| len);
-                let count = (len / RECEIVE_SECTION) as u32;
-                let section = RECEIVE_SECTION as u32;
-                let answer = [102, status, 1, 0, section, count, section * count];
-                self.complete(end, id, &answer);
-            }
-            104 => {
-                self.send.store(word(message, 1), Ordering::SeqCst);
-                self.complete(end, id, &[105, status, SEND_SECTION as u32]);
-            }
-            133 => {
-                let count = (word(message, 2) as u16).min(self.script.offers);
-                let count = if fault.is_some() { 0 } else { count };
-                self.complete(end, id, &[133, status, count.into()]);
-                if self.device.offer(count).is_err() {
-                    pr_err!("no memory for sub-channels\n");
-                }
-            }
+            101 => self.receive.store(handle, Ordering::SeqCst),
+            104 => self.send.store(handle, Ordering::SeqCst),
+            133 if fault.is_none() => granted = (word(message, 2) as u16).min(self.script.offers),
             103 | 106 => {
                 self.revokes.fetch_add(1, Ordering::SeqCst);
+                return;
             }
-            100 | 125 if !wants_completion => {}
-            other => pr_err!("NVSP message {other} is not in the script\n"),
+            100 | 125 if !wants_completion => return,
+            _ => {}
+        }
+        let answers = Answers {
+            grant: Some(granted.into()),
+            ..self.answers()
+        };
+        match answers.nvsp(message, fault.is_some()) {
+            Some(answer) => self.complete(end, id, &answer),
+            None => pr_err!("NVSP message {kind} is not in the script\n"),
+        }
+        if kind == 133 && self.device.offer(granted).is_err() {
+            pr_err!("no memory for sub-channels\n");
         }
     }
 
@@ -393,8 +391,7 @@ impl State {
 
     /// An RNDIS control message.
     fn control(&self, end: &HostEnd, message: &[u8], id: u64) {
-        let (kind, request) = (word(message, 0), word(message, 2));
-        let what = match kind {
+        let what = match word(message, 0) {
             2 => Request::Initialize,
             3 => Request::Halt,
             4 => Request::Query(word(message, 3)),
@@ -405,42 +402,15 @@ impl State {
             self.device.rescind(true);
             return;
         }
-        self.complete(end, id, &[108, 1]);
-        let status = if fault.is_some() { 0xc000_00bb } else { 0 };
-        let mut answer = [0u8; 256];
-        let len = match what {
-            Request::Initialize => put(
-                &mut answer,
-                &[
-                    0x8000_0002,
-                    52,
-                    request,
-                    status,
-                    1,
-                    0,
-                    1,
-                    0,
-                    8,
-                    0x4000,
-                    3,
-                    0,
-                    0,
-                ],
-            ),
-            Request::Query(oid) => {
-                let (header, info) = answer.split_at_mut(24);
-                let len = object(oid, self.script.queues, info);
-                let kind = 0x8000_0004;
-                put(
-                    header,
-                    &[kind, 24 + len as u32, request, status, len as u32, 16],
-                ) + len
-            }
-            Request::Set(_) => put(&mut answer, &[0x8000_0005, 16, request, status]),
-            Request::Halt | Request::Nvsp(_) => {
-                self.halts.fetch_add(1, Ordering::SeqCst);
-                return;
-            }
+        self.complete(end, id, &Answers::rndis_packet(true));
+        if what == Request::Halt {
+            self.halts.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+        let mut answer = [0u8; MAX_ANSWER];
+        let Some(len) = self.answers().rndis(message, fault.is_some(), &mut answer) else {
+            pr_err!("an RNDIS request is not in the script\n");
+            return;
         };
         if !self.receive_message(end, &answer[..len], 1) {
             pr_err!("a guest that does not read gets no answers\n");
@@ -489,53 +459,7 @@ impl State {
             rest = rest.get(len..).unwrap_or(&[]);
         }
         if self.complete_frames.load(Ordering::SeqCst) {
-            self.complete(end, id, &[108, 1]);
-        }
-    }
-}
-
-/// Writes the value of an object; returns its bytes.
-fn object(oid: u32, queues: u16, to: &mut [u8]) -> usize {
-    match oid {
-        // Largest frame.
-        0x0001_0106 => put(to, &[9000]),
-        // Permanent address.
-        0x0101_0101 => {
-            to[..6].copy_from_slice(&MAC);
-            6
-        }
-        // Offload capabilities.
-        0xfc01_020d => {
-            put(to, &[0x009c_03a7]);
-            for (offset, value) in [
-                (8, 0x155u32),
-                (24, 0x55),
-                (80, 2),
-                (84, 0xf53c),
-                (92, 2),
-                (96, 0xf53c),
-                (104, 5),
-            ] {
-                put(&mut to[offset..], &[value]);
-            }
-            156
-        }
-        // Link state: up.
-        0x0001_0114 => put(to, &[0]),
-        // Link speed: 10 Gbit/s.
-        0x0001_0107 => put(to, &[100_000_000]),
-        // RSS capabilities: 128 entries.
-        0x0001_0203 => put(to, &[0x0012_0288, 0, 0, queues.into(), 128]) - 2,
-        // Friendly name: "kunit" in UTF-16.
-        0x0002_0216 => {
-            for (place, letter) in to.chunks_exact_mut(2).zip(b"kunit") {
-                place.copy_from_slice(&u16::from(*letter).to_le_bytes());
-            }
-            10
-        }
-        other => {
-            pr_err!("object {other:#x} is not in the script\n");
-            0
+            self.complete(end, id, &Answers::rndis_packet(true));
         }
     }
 }

@@ -152,7 +152,6 @@ mod tests {
             sent += 1;
         }
         assert_eq!(sent, 12 * 1024 / 1024 - 1);
-        assert_eq!(bench.channel.ring_full_events(), 1);
         assert!(bench.channel.bytes_to_write() < 1032);
         assert!(bench.channel.has_free(7) && !bench.channel.has_free(9));
         let full = bench.channel.send_inband(&[9; 1000], 99, false);
@@ -200,8 +199,6 @@ mod tests {
         host.mask_signals(true);
         bench.channel.send_inband(&[1], 1, false)?;
         assert_eq!(bench.device.signals(), 1);
-        bench.channel.signal();
-        assert_eq!(bench.device.signals(), 2);
         Ok(())
     }
 

@@ -2,10 +2,17 @@
 
 //! A host that answers an attach, and misbehaves where it is told to.
 
+#[path = "../../../tests/scripted/answers.rs"]
+mod answers;
+#[path = "../../../tests/scripted/owned.rs"]
+mod owned;
+
 use super::super::*;
-use crate::rndis::nvsp::MESSAGE_LEN;
 use crate::rndis::rss::DEFAULT_KEY;
 use crate::rndis::version::NvspVersion;
+pub(super) use answers::Answers;
+use answers::{word, MAX_ANSWER};
+pub(super) use owned::Owned;
 
 pub(super) fn config() -> Config {
     Config {
@@ -21,37 +28,6 @@ pub(super) fn config() -> Config {
         rss_key: DEFAULT_KEY,
         rss_table: None,
         flow_hash: rss::FlowHash::ALL,
-    }
-}
-
-/// An event that owns its bytes.
-#[derive(Clone, Debug)]
-pub(super) enum Owned {
-    Completion(TransactionId, Vec<u8>),
-    Rndis(Vec<u8>),
-    Shared(u32),
-    ShareFailed,
-    SubchannelsOpen(u16),
-    SendFailed,
-    Deadline,
-    Rescinded,
-}
-
-impl Owned {
-    pub(super) fn borrow(&self) -> Event<'_> {
-        match self {
-            Self::Completion(transaction, payload) => Event::Completion {
-                transaction: *transaction,
-                payload,
-            },
-            Self::Rndis(bytes) => Event::Rndis(bytes),
-            Self::Shared(gpadl) => Event::Shared { gpadl: *gpadl },
-            Self::ShareFailed => Event::ShareFailed,
-            Self::SubchannelsOpen(count) => Event::SubchannelsOpen { count: *count },
-            Self::SendFailed => Event::SendFailed,
-            Self::Deadline => Event::Deadline,
-            Self::Rescinded => Event::Rescinded,
-        }
     }
 }
 
@@ -72,18 +48,11 @@ pub(super) enum Fault {
     WrongType,
 }
 
+#[derive(Default)]
 pub(super) struct Host {
-    pub(super) newest: NvspVersion,
-    pub(super) queues: u32,
-    pub(super) grant: Option<u32>,
+    pub(super) answers: Answers,
+    /// Sub-channels that open, if not as many as were granted.
     pub(super) open: Option<u16>,
-    pub(super) mtu: u32,
-    pub(super) media: u32,
-    pub(super) mac: Vec<u8>,
-    pub(super) receive_sections: [u32; 4],
-    pub(super) send_section: u32,
-    pub(super) alignment_factor: u32,
-    pub(super) max_packets: u32,
     pub(super) answer_first: bool,
     /// Link-down, foreign and repeated messages arrive before this step is answered.
     pub(super) unasked_at: Option<Step>,
@@ -93,44 +62,12 @@ pub(super) struct Host {
     pub(super) steps: Vec<Step>,
 }
 
-impl Default for Host {
-    fn default() -> Self {
-        Self {
-            newest: NvspVersion::NEWEST,
-            queues: 4,
-            grant: None,
-            open: None,
-            mtu: 9000,
-            media: 0,
-            mac: vec![0, 0x15, 0x5d, 1, 2, 3],
-            receive_sections: [1, 0, 1728, 0],
-            send_section: 6144,
-            alignment_factor: 3,
-            max_packets: 8,
-            answer_first: false,
-            unasked_at: None,
-            fault: None,
-            nvsp: Vec::new(),
-            steps: Vec::new(),
-        }
-    }
-}
-
 pub(super) fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-fn word(bytes: &[u8], index: usize) -> u32 {
-    u32::from_le_bytes(bytes[index * 4..index * 4 + 4].try_into().unwrap())
-}
-
 pub(super) fn rndis_message(kind: u32, body: &[u8]) -> Vec<u8> {
     [words(&[kind, body.len() as u32 + 8]), body.to_vec()].concat()
-}
-
-fn padded(mut message: Vec<u8>) -> Vec<u8> {
-    message.resize(MESSAGE_LEN, 0);
-    message
 }
 
 impl Host {
@@ -155,7 +92,8 @@ impl Host {
                 if !action.wants_completion() {
                     return Vec::new();
                 }
-                let mut answer = self.nvsp_answer(&message[..len], refuse);
+                let answer = self.answers.nvsp(&message[..len], refuse);
+                let mut answer = answer.expect("an NVSP message without an answer").to_vec();
                 if wrong {
                     answer[0] = 108;
                 }
@@ -165,10 +103,10 @@ impl Host {
                 self.rndis_events(step, transaction, &message[..len], refuse, wrong)
             }
             Action::ShareReceiveBuffer { bytes } => {
-                self.receive_sections[3] = match self.receive_sections[3] {
-                    0 => bytes / self.receive_sections[2],
-                    given => given,
-                };
+                let [_, _, len, count] = &mut self.answers.receive_sections;
+                if *count == 0 {
+                    *count = bytes / *len;
+                }
                 vec![if refuse {
                     Owned::ShareFailed
                 } else {
@@ -189,32 +127,6 @@ impl Host {
         }
     }
 
-    fn nvsp_answer(&self, message: &[u8], refuse: bool) -> Vec<u8> {
-        let status = if refuse { 2 } else { 1 };
-        padded(match word(message, 0) {
-            1 => {
-                let known = NvspVersion::from_value(word(message, 1)).unwrap();
-                let status = if known <= self.newest { status } else { 3 };
-                words(&[2, 0xffff_ffff, 34, status])
-            }
-            101 => {
-                let [groups, offset, len, count] = self.receive_sections;
-                words(&[
-                    102,
-                    status,
-                    groups,
-                    offset,
-                    len,
-                    count,
-                    len.wrapping_mul(count),
-                ])
-            }
-            104 => words(&[105, status, self.send_section]),
-            133 => words(&[133, status, self.grant.unwrap_or(word(message, 2))]),
-            other => panic!("NVSP message {other}"),
-        })
-    }
-
     fn rndis_events(
         &self,
         step: Step,
@@ -224,10 +136,13 @@ impl Host {
         wrong: bool,
     ) -> Vec<Owned> {
         if self.fault == Some((step, Fault::RefusePacket)) {
-            return vec![Owned::Completion(transaction, padded(words(&[108, 5])))];
+            let completion = Answers::rndis_packet(false).to_vec();
+            return vec![Owned::Completion(transaction, completion)];
         }
-        let completion = Owned::Completion(transaction, padded(words(&[108, 1])));
-        let mut answer = self.rndis_answer(request, refuse);
+        let completion = Owned::Completion(transaction, Answers::rndis_packet(true).to_vec());
+        let mut answer = [0; MAX_ANSWER];
+        let len = self.answers.rndis(request, refuse, &mut answer);
+        let mut answer = answer[..len.expect("an RNDIS message without an answer")].to_vec();
         if wrong {
             // KEEPALIVE's completion never answers anything.
             answer[..4].copy_from_slice(&0x8000_0008u32.to_le_bytes());
@@ -269,70 +184,6 @@ impl Host {
             Owned::SubchannelsOpen(9),
         ]
     }
-
-    fn rndis_answer(&self, request: &[u8], refuse: bool) -> Vec<u8> {
-        let (kind, id) = (word(request, 0), word(request, 2));
-        let status = if refuse { 0xc000_00bb } else { 0 };
-        let kind_c = kind | 0x8000_0000;
-        match kind {
-            2 => rndis_message(
-                kind_c,
-                &words(&[
-                    id,
-                    status,
-                    1,
-                    0,
-                    1,
-                    0,
-                    self.max_packets,
-                    0x4000,
-                    self.alignment_factor,
-                    0,
-                    0,
-                ]),
-            ),
-            4 => {
-                let info = self.info(word(request, 3));
-                let len = info.len() as u32;
-                rndis_message(kind_c, &[words(&[id, status, len, 16]), info].concat())
-            }
-            5 => rndis_message(kind_c, &words(&[id, status])),
-            other => panic!("RNDIS message {other}"),
-        }
-    }
-
-    fn info(&self, oid: u32) -> Vec<u8> {
-        match oid {
-            0x0001_0106 => words(&[self.mtu]),
-            0x0101_0101 => self.mac.clone(),
-            0xfc01_020d => offload_capabilities(),
-            0x0001_0114 => words(&[self.media]),
-            0x0001_0107 => words(&[100_000_000]),
-            0x0001_0203 => [
-                words(&[0x0012_0288, 0, 0, self.queues]),
-                128u16.to_le_bytes().to_vec(),
-            ]
-            .concat(),
-            other => panic!("OID {other:#x}"),
-        }
-    }
-}
-
-fn offload_capabilities() -> Vec<u8> {
-    let mut info = vec![0; 156];
-    for (offset, value) in [
-        (0, 0x009c_03a7u32),
-        (8, 0x155),
-        (24, 0x55),
-        (80, 2),
-        (84, 0xf53c),
-        (92, 2),
-        (96, 0xf53c),
-        (104, 5),
-    ] {
-        info[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
-    }
-    info
 }
 
 /// Runs an attach to its end. On failure the state is returned too.

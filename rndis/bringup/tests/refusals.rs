@@ -3,7 +3,7 @@
 //! A host that refuses, is silent, removes the device or answers nonsense, at each step in turn.
 
 use super::super::*;
-use super::host::{attach, config, words, Fault, Host};
+use super::host::{attach, config, words, Answers, Fault, Host};
 use crate::rndis::address::MacAddress;
 use crate::rndis::message::RndisStatus;
 use crate::rndis::nvsp::Status;
@@ -298,7 +298,7 @@ fn impossible_receive_sections_are_refused() {
     ] {
         let [groups, offset, len, count] = sections;
         assert_eq!(
-            refused_by(|host| host.receive_sections = sections),
+            refused_by(|host| host.answers.receive_sections = sections),
             BringupError::ReceiveSections {
                 groups,
                 offset,
@@ -313,7 +313,7 @@ fn impossible_receive_sections_are_refused() {
 fn impossible_send_sections_are_refused() {
     for len in [0, 67, (1 << 20) + 1, u32::MAX] {
         assert_eq!(
-            refused_by(|host| host.send_section = len),
+            refused_by(|host| host.answers.send_section = len),
             BringupError::SendSection(len)
         );
     }
@@ -323,13 +323,16 @@ fn impossible_send_sections_are_refused() {
 fn impossible_alignment_is_refused_and_batch_size_is_bounded() {
     for factor in [13, 31, 32, u32::MAX] {
         assert_eq!(
-            refused_by(|host| host.alignment_factor = factor),
+            refused_by(|host| host.answers.alignment_factor = factor),
             BringupError::Alignment(factor)
         );
     }
     for (host_says, used) in [(0, 1), (1, 1), (8, 8), (u32::MAX, 255)] {
         let mut host = Host {
-            max_packets: host_says,
+            answers: Answers {
+                max_packets: host_says,
+                ..Answers::default()
+            },
             ..Host::default()
         };
         let bringup = attach(config(), &mut host).unwrap();
@@ -340,12 +343,12 @@ fn impossible_alignment_is_refused_and_batch_size_is_bounded() {
 #[test]
 fn unusable_addresses_are_refused() {
     assert_eq!(
-        refused_by(|host| host.mac = vec![0; 6]),
+        refused_by(|host| host.answers.mac = &[0; 6]),
         BringupError::Address(MacAddress([0; 6]))
     );
-    for mac in [vec![], vec![2; 5], vec![2; 7]] {
+    for mac in [&[][..], &[2; 5], &[2; 7]] {
         assert_eq!(
-            refused_by(|host| host.mac = mac),
+            refused_by(|host| host.answers.mac = mac),
             BringupError::Refused {
                 step: Step::Address,
                 refusal: Refusal::MalformedAnswer
