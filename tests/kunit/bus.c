@@ -4,6 +4,7 @@
  */
 #include <linux/delay.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
@@ -328,8 +329,10 @@ int netvsc_kunit_establish_gpadl(struct vmbus_channel *channel, void *buffer, u3
 	struct netvsc_kunit_host *host = &of_channel(channel)->host;
 	unsigned int i;
 
-	if (host->gpadl_error)
+	if (host->gpadl_error) {
+		host->refused = buffer;
 		return host->gpadl_error;
+	}
 	for (i = 0; i < NETVSC_KUNIT_GPADLS; i++) {
 		struct netvsc_kunit_gpadl *place = &host->gpadls[i];
 
@@ -358,10 +361,46 @@ int netvsc_kunit_teardown_gpadl(struct vmbus_channel *channel, struct vmbus_gpad
 
 		if (!place->handle || place->handle != gpadl->gpadl_handle)
 			continue;
+		/* As C does when it could not post the message. */
+		if (host->keeps_gpadls)
+			return 0;
 		memset(place, 0, sizeof(*place));
 		gpadl->gpadl_handle = 0;
 		return 0;
 	}
 	WARN(1, "GPADL %u is not there to be torn down", gpadl->gpadl_handle);
 	return -EINVAL;
+}
+
+/*
+ * Frees what the driver leaked because the host may still use it: buffers that are still shared, and the one
+ * refused last. Returns how many there were.
+ */
+int netvsc_kunit_free_leaked(struct hv_device *hv)
+{
+	struct netvsc_kunit_host *host = netvsc_kunit_host_of(hv);
+	unsigned int i;
+	int count = 0;
+
+	for (i = 0; i < NETVSC_KUNIT_GPADLS; i++) {
+		struct netvsc_kunit_gpadl *place = &host->gpadls[i];
+
+		if (!place->handle)
+			continue;
+		vfree(place->start);
+		memset(place, 0, sizeof(*place));
+		count++;
+	}
+	if (host->refused) {
+		vfree(host->refused);
+		host->refused = NULL;
+		count++;
+	}
+	return count;
+}
+
+/* Who keeps the module from being unloaded. */
+int netvsc_kunit_module_references(void)
+{
+	return module_refcount(THIS_MODULE);
 }

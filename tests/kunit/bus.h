@@ -25,6 +25,8 @@ struct netvsc_kunit_host {
 	/* Errors, negative, that the next calls end with; 0: none. */
 	int open_error;
 	int gpadl_error;
+	/* Teardowns are not acknowledged. */
+	bool keeps_gpadls;
 	/* Somebody reads what the guest sends: a close lets them finish. */
 	bool running;
 	/* Calls that did not fail. */
@@ -32,6 +34,8 @@ struct netvsc_kunit_host {
 	u32 closed;
 	struct netvsc_kunit_gpadl gpadls[NETVSC_KUNIT_GPADLS];
 	u32 last_handle;
+	/* The memory that was refused last. */
+	void *refused;
 };
 
 struct hv_device *netvsc_kunit_device_new(void);
@@ -43,6 +47,8 @@ struct vmbus_channel *netvsc_kunit_rings_hold(struct hv_device *hv, u32 index);
 void netvsc_kunit_rings_release(struct hv_device *hv);
 int netvsc_kunit_offer(struct hv_device *hv, u16 index);
 int netvsc_kunit_subchannels(void);
+int netvsc_kunit_module_references(void);
+int netvsc_kunit_free_leaked(struct hv_device *hv);
 
 int netvsc_kunit_open(struct vmbus_channel *channel, u32 send_bytes, u32 receive_bytes,
 		      void *userdata, u32 userdata_len, void (*callback)(void *context),

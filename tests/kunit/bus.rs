@@ -31,6 +31,12 @@ pub(crate) fn subchannels() -> i32 {
     unsafe { bindings::netvsc_kunit_subchannels() }
 }
 
+/// How many references keep this module from being unloaded.
+pub(crate) fn module_references() -> i32 {
+    // SAFETY: Reads a counter of the module whose code this is.
+    unsafe { bindings::netvsc_kunit_module_references() }
+}
+
 /// A device of the test's. Dropping it takes it away.
 ///
 /// # Invariants
@@ -107,6 +113,18 @@ impl TestDevice {
     pub(crate) fn refuse_gpadl(&self, errno: i32) {
         // SAFETY: As in `refuse_open`.
         unsafe { (*self.state()).gpadl_error = errno };
+    }
+
+    /// Whether the host ignores that buffers are taken back.
+    pub(crate) fn keep_gpadls(&self, keep: bool) {
+        // SAFETY: As in `refuse_open`.
+        unsafe { (*self.state()).keeps_gpadls = keep };
+    }
+
+    /// Frees buffers that the driver has leaked; returns how many. None of those that are shared may be in use.
+    pub(crate) fn free_leaked(&self) -> i32 {
+        // SAFETY: By the type invariant; what is still shared has no other owner, by the caller's word.
+        unsafe { bindings::netvsc_kunit_free_leaked(self.0.as_ptr()) }
     }
 
     /// Whether somebody reads what the guest sends.

@@ -146,6 +146,39 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_the_host_may_still_use_is_kept_and_counted() -> Result {
+        let bench = Bench::new()?;
+        let shared = || SharedBuffer::establish(bench.reference(), PAGE, None, soon());
+        let before = gpadl::leaked_bytes();
+        let leaked = || (gpadl::leaked_bytes() - before) / PAGE as u64;
+
+        bench.device.keep_gpadls(true);
+        assert_eq!(shared()?.teardown(soon()).err(), Some(EIO));
+        assert_eq!(leaked(), 1);
+        bench.device.keep_gpadls(false);
+        assert_eq!(bench.device.free_leaked(), 1);
+
+        drop(shared()?);
+        assert_eq!(leaked(), 2);
+        assert_eq!(bench.device.free_leaked(), 1);
+
+        // Part of the list of pages may have reached the host.
+        bench.device.refuse_gpadl(EAGAIN.to_errno());
+        assert_eq!(shared().err(), Some(EAGAIN));
+        assert_eq!(leaked(), 3);
+        assert_eq!(bench.device.free_leaked(), 1);
+
+        // A host that has taken the channel away uses nothing of it.
+        bench.device.refuse_gpadl(0);
+        let buffer = shared()?;
+        bench.device.keep_gpadls(true);
+        bench.device.rescind(true);
+        drop(buffer.teardown(soon())?);
+        assert_eq!(leaked(), 3);
+        Ok(())
+    }
+
+    #[test]
     fn a_page_for_the_host_is_written_within_a_page_only() -> Result {
         let mut pages = HostPages::new(2)?;
         let address = pages.write(PAGE + 200, b"header").ok_or(EINVAL)?;

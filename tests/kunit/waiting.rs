@@ -2,6 +2,7 @@
 
 //! Suite: waiting with a limit: deadlines, completions, and calls that a caller may give up on.
 
+use super::bus::module_references;
 use crate::vmbus::{
     bounded::{abandoned, bounded},
     Completion, Deadline,
@@ -86,6 +87,7 @@ mod tests {
     #[test]
     fn a_call_that_returns_too_late_is_taken_care_of() -> Result {
         let before = abandoned();
+        let references = module_references();
         let (gate, done) = (completion()?, completion()?);
         let result = Arc::new(AtomicU32::new(0), GFP_KERNEL)?;
         let (entered, released, cleaned) = (gate.clone(), done.clone(), result.clone());
@@ -102,17 +104,19 @@ mod tests {
         );
         assert_eq!(given_up, None);
         assert_eq!(abandoned(), before + 1);
+        // The call is code of the module.
+        assert_eq!(module_references(), references + 1);
         assert_eq!(result.load(Ordering::Relaxed), 0);
         gate.complete();
         assert!(done.wait(Deadline::after(10_000)));
         assert_eq!(result.load(Ordering::Relaxed), 7);
         for _ in 0..100 {
-            if abandoned() == before {
+            if abandoned() == before && module_references() == references {
                 break;
             }
             sleep(10);
         }
-        assert_eq!(abandoned(), before);
+        assert_eq!((abandoned(), module_references()), (before, references));
         Ok(())
     }
 

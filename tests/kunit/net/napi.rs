@@ -9,12 +9,13 @@ use super::{
 use crate::bindings;
 use crate::net::{Device, NapiRegistration, Poll, PollContext, Progress, SoftIrq, UniqueDevice};
 use crate::vmbus::{Completion, Deadline};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kernel::{
     faux,
     prelude::*,
     sync::Arc,
     time::{delay::fsleep, Delta},
+    workqueue,
 };
 
 /// What a poll did.
@@ -139,6 +140,35 @@ impl Bench {
     }
 }
 
+/// Somebody in a softirq section, in another thread.
+#[pin_data]
+struct Reading {
+    #[pin]
+    entered: Completion,
+    left: AtomicBool,
+}
+
+impl Reading {
+    fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            entered <- Completion::new(),
+            left: AtomicBool::new(false),
+        })
+    }
+
+    /// Stays there for about `ms` milliseconds.
+    fn stay_for(&self, ms: u32) {
+        in_softirq_section(|| {
+            self.entered.complete();
+            let end = Deadline::after(ms);
+            while !end.passed() {
+                core::hint::spin_loop();
+            }
+            self.left.store(true, Ordering::SeqCst);
+        });
+    }
+}
+
 fn schedule(napi: &NapiRegistration<Probe, Dummy>) {
     in_softirq_section(|| napi.napi().schedule());
 }
@@ -236,6 +266,22 @@ mod tests {
         assert_eq!(get(&bench.seen.dropped), 1);
         drop(kept);
         assert_eq!((get(&bench.seen.dropped), get(&bench.seen.polls)), (2, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn the_end_of_a_deleted_context_waits_for_whoever_may_still_see_it() -> Result {
+        let mut bench = Bench::new()?;
+        let napi = bench.add(0)?;
+        let reading = Arc::pin_init(Reading::new(), GFP_KERNEL)?;
+        let reader = reading.clone();
+        workqueue::system_unbound().try_spawn(GFP_KERNEL, move || reader.stay_for(60))?;
+        if !reading.entered.wait(Deadline::after(5000)) {
+            return Err(ETIMEDOUT);
+        }
+        drop(napi.delete());
+        assert!(reading.left.load(Ordering::SeqCst));
+        assert_eq!(get(&bench.seen.dropped), 1);
         Ok(())
     }
 
