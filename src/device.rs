@@ -3,6 +3,7 @@
 //! A network adapter: from probe to removal, and what the network stack asks of it in between.
 
 use crate::attach::{any_lost, Attachment};
+use crate::cpu_traffic::CpuTraffic;
 use crate::debug_view::{History, View};
 use crate::link::LinkState;
 use crate::net::{
@@ -23,9 +24,9 @@ use crate::stats::QueueStats;
 use crate::vmbus::{self, Channel};
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
-    device, new_mutex,
+    device, new_mutex, new_spinlock,
     prelude::*,
-    sync::{aref::ARef, Arc, Mutex},
+    sync::{aref::ARef, Arc, Mutex, SpinLock},
 };
 
 /// Smallest MTU.
@@ -106,6 +107,18 @@ fn checksum_mask(offloads: &Offloads) -> u32 {
     .fold(0, |mask, (_, bit)| mask | bit)
 }
 
+/// The CPUs that are plugged in.
+fn present_cpus() -> Result<KVec<u32>> {
+    let present = || (0..cpu::id_limit()).filter(|cpu| cpu::is_present(*cpu));
+    let count = present().fold(0usize, |count, _| count.wrapping_add(1));
+    let mut cpus = KVec::with_capacity(count, GFP_KERNEL)?;
+    // One plugged in meanwhile is not shown.
+    for cpu in present().take(count) {
+        cpus.push_within_capacity(cpu)?;
+    }
+    Ok(cpus)
+}
+
 /// One network adapter; lives in the private area of its network device.
 ///
 /// Lock order: RTNL, then `control`. Packet paths take neither: they read `path`.
@@ -124,6 +137,9 @@ pub(crate) struct Adapter {
     stats: KVec<QueueStats>,
     /// CPUs that were present at probe: the statistics that `ethtool` shows.
     cpus: KVec<u32>,
+    /// Their traffic. A leaf: nothing is locked under it.
+    #[pin]
+    pub(crate) traffic: SpinLock<CpuTraffic>,
     /// What debugfs shows beside the channels.
     #[pin]
     pub(crate) history: History,
@@ -148,16 +164,8 @@ impl Adapter {
                 }
                 stats
             },
-            cpus: {
-                let present = || (0..cpu::id_limit()).filter(|cpu| cpu::is_present(*cpu));
-                let count = present().fold(0usize, |count, _| count.wrapping_add(1));
-                let mut cpus = KVec::with_capacity(count, GFP_KERNEL)?;
-                // One plugged in meanwhile is not shown.
-                for cpu in present().take(count) {
-                    cpus.push_within_capacity(cpu)?;
-                }
-                cpus
-            },
+            cpus: present_cpus()?,
+            traffic <- new_spinlock!(CpuTraffic::new(MAX_CHANNELS, cpus)?),
             history <- History::new(),
             control <- new_mutex!(Control::new(Settings::new(ETHERNET_MTU), channel)),
         })
@@ -177,6 +185,11 @@ impl Adapter {
     /// CPUs to show statistics of.
     pub(crate) fn cpus(&self) -> &[u32] {
         &self.cpus
+    }
+
+    /// Looks how much the queues have carried, see [`CpuTraffic::look`].
+    pub(crate) fn count_traffic(&self, cpu_of: impl Fn(u16) -> Option<u32>) {
+        self.traffic.lock().look(self.queue_stats(), cpu_of);
     }
 
     /// `ethtool -s msglvl`.

@@ -18,6 +18,7 @@ pub mod vmbus;
 mod attach;
 mod buffers;
 mod control;
+mod cpu_traffic;
 mod debug_view;
 mod device;
 #[cfg(not(netvsc_kunit))]

@@ -128,7 +128,7 @@ impl Shared {
     }
 }
 
-/// Has the device rebuilt if the host took a channel away or broke a ring, and looks again later. Ends when the path is taken
+/// Counts what the channels' CPUs have carried, and has the device rebuilt if the host took a channel away or broke a ring, and looks again later. Ends when the path is taken
 /// down; the next attach begins anew.
 fn look_for_losses(dev: &Device<Adapter>) {
     let section = rcu::read_lock();
@@ -138,6 +138,10 @@ fn look_for_losses(dev: &Device<Adapter>) {
     let Some(primary) = path.queue(0) else {
         return;
     };
+    dev.count_traffic(|index| {
+        let channel = path.queue(index)?.channel.get(SoftIrq::from(&section))?;
+        Some(channel.reference().target_cpu())
+    });
     if path.lost_channel(SoftIrq::from(&section)) {
         primary.shared.lost_channel();
     }

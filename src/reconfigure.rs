@@ -255,6 +255,8 @@ impl Control {
         let channel = self.channel.take().or_else(|| dev.returned.take());
         let channel = channel.ok_or(ENODEV)?;
         let link = dev.link.snapshot();
+        // The channels may interrupt other CPUs than before.
+        dev.count_traffic(|_| None);
         match Attachment::new(dev, config, channel, settings, on_refusal, &mut self.kept) {
             Ok(attachment) => self.attachment = Some(attachment),
             Err((channel, error)) => {
@@ -264,6 +266,8 @@ impl Control {
             }
         }
         let result = self.start(dev, config, settings, link);
+        let attachment = self.attachment.as_ref();
+        dev.count_traffic(|index| attachment?.target_cpu(config, index.into()));
         if result.is_err() {
             self.detach(dev, config);
         }

@@ -3,6 +3,7 @@
 //! Counters: one for every way a packet can end. They live as long as the interface, so that no
 //! reconfiguration makes them go backwards.
 
+use crate::cpu_traffic::Traffic;
 use crate::net::{RxQueueStats, Stats64, TxQueueStats};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -101,6 +102,17 @@ pub(crate) struct QueueStats {
 }
 
 impl QueueStats {
+    /// Packets and bytes received, packets and bytes sent.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let poll = &self.poll;
+        [
+            poll.rx_packets.get(),
+            poll.rx_bytes.get(),
+            poll.tx_packets.get(),
+            poll.tx_bytes.get(),
+        ]
+    }
+
     /// Receive counters for netlink.
     pub(crate) fn receive(&self) -> RxQueueStats {
         RxQueueStats {

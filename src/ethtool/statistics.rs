@@ -184,9 +184,7 @@ pub(super) fn values(dev: &Device<Adapter>, rtnl: &Rtnl, values: &mut Values<'_>
             values.put(0);
         }
     }
-    for &cpu in dev.cpus() {
-        put_cpu(dev, rtnl, cpu, values);
-    }
+    put_cpus(dev, rtnl, values);
     put_totals(dev, &OURS, values);
 }
 
@@ -199,30 +197,18 @@ fn put_totals(dev: &Device<Adapter>, totals: &[Total], values: &mut Values<'_>) 
     }
 }
 
-/// The traffic of the channels whose interrupts go to `cpu`.
-fn put_cpu(dev: &Device<Adapter>, rtnl: &Rtnl, cpu: u32, values: &mut Values<'_>) {
-    let mut sums = [0u64; 4];
+/// The traffic of each CPU.
+fn put_cpus(dev: &Device<Adapter>, rtnl: &Rtnl, values: &mut Values<'_>) {
     let control = dev.control.lock();
-    if let Some(attachment) = &control.attachment {
-        for (index, stats) in dev.queue_stats().enumerate() {
-            if attachment.target_cpu(&rtnl.into(), index) == Some(cpu) {
-                let poll = &stats.poll;
-                let counters = [
-                    &poll.rx_packets,
-                    &poll.rx_bytes,
-                    &poll.tx_packets,
-                    &poll.tx_bytes,
-                ];
-                for (sum, counter) in sums.iter_mut().zip(counters) {
-                    *sum = sum.wrapping_add(counter.get());
-                }
-            }
+    let attachment = control.attachment.as_ref();
+    dev.count_traffic(|index| attachment?.target_cpu(&rtnl.into(), index.into()));
+    let traffic = dev.traffic.lock();
+    for carried in traffic.cpus() {
+        for count in carried {
+            values.put(*count);
         }
-    }
-    for sum in sums {
-        values.put(sum);
-    }
-    for _ in sums.len()..CPU.len() {
-        values.put(0);
+        for _ in carried.len()..CPU.len() {
+            values.put(0);
+        }
     }
 }

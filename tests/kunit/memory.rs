@@ -136,7 +136,9 @@ mod tests {
     fn memory_that_the_host_never_had_is_freed() -> Result {
         let bench = Bench::new()?;
         let leaked = gpadl::leaked_bytes();
-        for error in [ENOMEM, ENODEV] {
+        // `EDQUOT` is what `hv_vmbus` makes of a refusal.
+        let refusal = Error::from_errno(-(kernel::bindings::EDQUOT as i32));
+        for error in [ENOMEM, ENODEV, refusal] {
             bench.device.refuse_gpadl(error.to_errno());
             let refused = SharedBuffer::establish(bench.reference(), PAGE, None, soon());
             assert_eq!(refused.err(), Some(error));

@@ -5,6 +5,7 @@
 
 use super::attach::Machine;
 use crate::bindings;
+use crate::{cpu_traffic::CpuTraffic, stats::QueueStats};
 use kernel::prelude::*;
 
 /// More than there are with one channel and the few processors of the test machine.
@@ -125,6 +126,29 @@ mod tests {
         }
         assert!(printed.name(printed.count).is_none());
         assert_eq!(printed.values[printed.count], u64::MAX);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_queue_has_carried_stays_with_the_cpu_that_it_was_carried_by() -> Result {
+        let queues = [QueueStats::default(), QueueStats::default()];
+        let mut traffic = CpuTraffic::new(2, &[0, 3])?;
+        let mut received = |cpu_of: &dyn Fn(u16) -> Option<u32>| {
+            traffic.look(queues.iter(), cpu_of);
+            let mut packets = traffic.cpus().map(|carried| carried[0]);
+            (packets.next(), packets.next())
+        };
+        queues[0].poll.rx_packets.add(5);
+        queues[1].poll.rx_packets.add(7);
+        // Nobody knows yet whose they are.
+        assert_eq!(received(&|_| None), (Some(0), Some(0)));
+        assert_eq!(received(&|_| Some(3)), (Some(0), Some(12)));
+        // One channel moves, the other is closed.
+        queues[0].poll.rx_packets.add(1);
+        queues[1].poll.rx_packets.add(2);
+        let moved = |index| (index == 0).then_some(0);
+        assert_eq!(received(&moved), (Some(1), Some(14)));
+        assert_eq!(received(&|_| None), (Some(1), Some(14)));
         Ok(())
     }
 

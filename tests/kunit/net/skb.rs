@@ -251,6 +251,20 @@ mod tests {
     }
 
     #[test]
+    fn an_id_is_not_good_for_the_next_packet_in_its_place() -> Result {
+        let before = frames();
+        let table = InFlight::new(1)?;
+        let first = table.insert(sent(frame(100, 0, 0)?)).map_err(|_| ENOSPC)?;
+        drop(table.complete(first).ok_or(ENOENT)?);
+        let second = table.insert(sent(frame(100, 0, 0)?)).map_err(|_| ENOSPC)?;
+        assert!(table.complete(first).is_none());
+        assert_eq!((table.count(), frames()), (1, before + 1));
+        drop(table.complete(second).ok_or(ENOENT)?);
+        assert_eq!(frames(), before);
+        Ok(())
+    }
+
+    #[test]
     fn a_full_table_gives_the_packet_back_and_a_dropped_one_releases_all() -> Result {
         let before = frames();
         let table = InFlight::new(4)?;

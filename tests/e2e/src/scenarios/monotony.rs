@@ -24,10 +24,7 @@ fn counters(guest: &Guest) -> Result<BTreeMap<String, u64>> {
     let argv = ["ip", "-json", "-s", "-s", "link", "show", "dev", "eth0"];
     let text = guest.at(End::Near, &argv, SHORT)?;
     let link: Value = serde_json::from_str(&text).with_context(|| format!("ip says {text:?}"))?;
-    let all = guest.statistics(End::Near)?;
-    // Those of a processor are sums over the channels that are its own now.
-    let counted = all.into_iter().filter(|(name, _)| !name.starts_with("cpu"));
-    let mut counters: BTreeMap<String, u64> = counted.collect();
+    let mut counters: BTreeMap<String, u64> = guest.statistics(End::Near)?.into_iter().collect();
     for direction in ["rx", "tx"] {
         let members = link[0]["stats64"][direction].as_object();
         for (name, value) in members.context("ip shows no counters")? {
