@@ -24,6 +24,7 @@ mod offload_matrix;
 mod offload_rsc;
 mod operation_matrix;
 mod overload;
+mod processors;
 mod random_operations;
 mod reload;
 mod soak;
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Scenario> {
         offload_matrix::SCENARIOS,
         offload_rsc::SCENARIOS,
         overload::SCENARIOS,
+        processors::SCENARIOS,
         random_operations::SCENARIOS,
         operation_matrix::SCENARIOS,
         lifecycle::SCENARIOS,
