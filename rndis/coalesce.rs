@@ -84,6 +84,7 @@ impl<S: DerefMut<Target = [Piece]>> Coalescer<S> {
 
     /// Takes the next message of a ring packet: a frame or a piece of one, at `offset` in the receive
     /// buffer. An error means that a frame was lost; the next first piece begins anew.
+    #[inline]
     pub fn push(&mut self, offset: u32, data: &RxData) -> Result<Step<'_>, CoalesceError> {
         let Some(fragment) = data.fragment else {
             self.abandon();
@@ -127,13 +128,20 @@ impl<S: DerefMut<Target = [Piece]>> Coalescer<S> {
         self.lost
     }
 
-    /// A frame of one piece.
+    /// A frame of one piece, while none is being put together.
+    #[inline]
     fn start(&mut self, offset: u32, data: &RxData) -> Result<Step<'_>, CoalesceError> {
-        self.data = Some(*data);
-        if let Err(error) = self.add(offset, data.data_len) {
-            return self.fail(error);
+        let len = data.data_len;
+        if len > MAX_FRAME_LEN {
+            return self.fail(CoalesceError::TooLong);
         }
-        self.finish()
+        let Some((first, _)) = self.pieces.split_first_mut() else {
+            self.lost = self.lost.wrapping_add(1);
+            return Err(CoalesceError::TooManyPieces);
+        };
+        *first = Piece { offset, len };
+        let (data, pieces) = (*data, core::slice::from_ref(first));
+        Ok(Step::Frame(Frame { data, pieces, len }))
     }
 
     fn add(&mut self, offset: u32, len: u32) -> Result<(), CoalesceError> {

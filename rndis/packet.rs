@@ -316,6 +316,7 @@ pub fn parse(header: &[u8], range_len: u32) -> Result<RxMessage, RxError> {
     parse_packet(header, message_len).map(RxMessage::Data)
 }
 
+#[inline]
 fn parse_packet(header: &[u8], message_len: u32) -> Result<RxData, RxError> {
     let after_header = header.get(HEADER_LEN..).ok_or(RxError::Truncated)?;
     let (body, _) = PacketBody::ref_from_prefix(after_header).map_err(|_| RxError::Truncated)?;

@@ -464,13 +464,25 @@ impl Rx<'_> {
     }
 }
 
-/// Copies a message's header and then its per-packet info, each once.
+/// Bytes of a message that are copied at once: its header, and the per-packet info that hosts send.
+const USUAL_HEADER: usize = 112;
+
+/// Copies a message's header and per-packet info, each once, and maybe a few bytes more.
 #[inline]
 fn copy_header<'a>(to: &'a mut [u8], area: &ReceiveArea, range: CheckedRange) -> Option<&'a [u8]> {
     let offset = range.offset() as usize;
-    let fixed = to.get_mut(..PACKET_HEADER_LEN.min(range.len() as usize))?;
-    area.buffer.copy_out(offset, fixed).ok()?;
-    let (begun, len) = (fixed.len(), packet::header_len(fixed, range.len()));
+    let begun = if range.len() as usize >= USUAL_HEADER {
+        // A length that the compiler knows: no loop.
+        let first = to.first_chunk_mut::<USUAL_HEADER>()?;
+        area.buffer.copy_out(offset, first).ok()?;
+        USUAL_HEADER
+    } else {
+        let first = to.get_mut(..range.len() as usize)?;
+        area.buffer.copy_out(offset, first).ok()?;
+        first.len()
+    };
+    let fixed = to.get(..PACKET_HEADER_LEN.min(begun))?;
+    let len = packet::header_len(fixed, range.len());
     if begun < len {
         let rest = to.get_mut(begun..len)?;
         area.buffer

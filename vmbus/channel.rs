@@ -20,7 +20,7 @@ use crate::{
         subchannel::Arrivals,
     },
 };
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{marker::PhantomData, ptr::NonNull, sync::atomic::AtomicBool};
 use kernel::{
     device,
     error::to_result,
@@ -386,7 +386,7 @@ impl Channel {
             Ok(session) => Ok(OpenChannel {
                 session,
                 reading: AtomicFlag::new(false),
-                broken: AtomicFlag::new(false),
+                broken: AtomicBool::new(false),
                 channel: self,
             }),
             Err(error) => Err((self, error)),
@@ -529,7 +529,7 @@ pub struct OpenChannel<H: Interrupt> {
     /// Whether a [`crate::vmbus::receive::Reader`] exists.
     pub(super) reading: AtomicFlag,
     /// The host wrote a packet that does not fit what it says it has written.
-    pub(super) broken: AtomicFlag,
+    pub(super) broken: AtomicBool,
     // After `session`: fields are dropped in this order.
     channel: Channel,
 }

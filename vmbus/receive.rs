@@ -20,9 +20,9 @@ use crate::{
 };
 use core::{
     slice,
-    sync::atomic::{fence, Ordering},
+    sync::atomic::{fence, AtomicBool, Ordering},
 };
-use kernel::sync::atomic::{Acquire, AtomicFlag, Relaxed, Release};
+use kernel::sync::atomic::{Acquire, AtomicFlag, Release};
 
 impl<H: Interrupt> OpenChannel<H> {
     /// The reader of the channel; `None` while there is one already.
@@ -58,7 +58,7 @@ impl<H: Interrupt> OpenChannel<H> {
     /// is not known then: nothing is read any more until the channel has been closed and opened.
     #[inline]
     pub fn is_broken(&self) -> bool {
-        self.broken.load(Relaxed)
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Lets the host interrupt again. True if packets came while it could not: then the reader must
@@ -106,7 +106,7 @@ unsafe fn readable(raw: *mut bindings::vmbus_channel) -> u32 {
 pub struct Reader<'a> {
     raw: *mut bindings::vmbus_channel,
     reading: &'a AtomicFlag,
-    broken: &'a AtomicFlag,
+    broken: &'a AtomicBool,
     /// Bytes in the ring of the packet that was returned last.
     current: Option<u32>,
     unpublished: bool,
@@ -124,11 +124,11 @@ impl Reader<'_> {
             self.advance();
             // SAFETY: Open by the type invariant.
             let written = unsafe { readable(self.raw) };
-            if written < DESCRIPTOR_LEN as u32 || self.broken.load(Relaxed) {
+            if written < DESCRIPTOR_LEN as u32 || self.broken.load(Ordering::Relaxed) {
                 return None;
             }
             let Some((len, copied)) = self.copy_packet(written) else {
-                self.broken.store(true, Relaxed);
+                self.broken.store(true, Ordering::Relaxed);
                 self.malformed = self.malformed.wrapping_add(1);
                 return None;
             };

@@ -110,7 +110,10 @@ impl<'a> RxFrame<'a> {
         // promised that in `new`.
         let result =
             unsafe { bindings::netvsc_rx_receive(poll.as_napi(), poll.page_pool(), &self.raw) };
-        kernel::error::to_result(result).map(|()| result > 0)
+        if result < 0 {
+            return Err(Error::from_errno(result));
+        }
+        Ok(result > 0)
     }
 
     /// The same for a frame whose checksum fields the sender has not filled in.
