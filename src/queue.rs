@@ -26,7 +26,7 @@ pub(crate) type OpenChannel = vmbus::OpenChannel<Napi<Queue>>;
 pub(crate) type Registration = NapiRegistration<Queue, Adapter>;
 
 /// Packets of frames that one queue may have on their way; a power of two.
-pub(crate) const MAX_IN_FLIGHT: usize = 512;
+pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 
 /// Milliseconds from the loss of a channel to the rebuild.
 const REPAIR_MS: u32 = 1000;
