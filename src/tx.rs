@@ -9,14 +9,13 @@
 use crate::buffers::SendArea;
 use crate::device::{Adapter, DataPath};
 use crate::net::{
-    Device, HostPages, Napi, Pieces, Sent, SkBuff, SoftIrq, TxLocked, TxOffload, TxPrepared,
-    TxQueueGuard, TxVerdict, PAGE_SIZE,
+    Device, HostPages, Napi, Pieces, Sent, SkBuff, SoftIrq, TxLocked, TxPrepared, TxQueueGuard,
+    TxVerdict, PAGE_SIZE,
 };
 use crate::queue::{OpenChannel, Queue, MAX_IN_FLIGHT};
 use crate::rndis::{
     nvsp::{self, RndisChannel},
-    packet::{self, extend_message, padding, TxMeta, MAX_TX_HEADER},
-    ppi::Transport,
+    packet::{extend_message, padding, MAX_TX_HEADER},
     sections::Section,
     transaction::{Transaction, TransactionId},
 };
@@ -63,6 +62,10 @@ const MAX_RING_PACKET: u32 = 16 + MAX_DESCRIPTOR as u32 + 40 + 8;
 pub(crate) fn may_fill_ring(ring_bytes: u32) -> u32 {
     (ring_bytes / 2).wrapping_div(MAX_RING_PACKET)
 }
+
+/// Room for a message's header, aligned for moves by the word.
+#[repr(align(8))]
+struct Header([u8; MAX_TX_HEADER]);
 
 /// What belongs to the holder of the queue's lock.
 pub(crate) struct TxState {
@@ -138,7 +141,7 @@ pub(crate) fn start_xmit(
         return TxVerdict::Taken;
     };
     let tx = Tx::new(dev, stats, locked, &attached);
-    let prepared = match skb.prepare_tx(MAX_PAGES, tx.path.checksums) {
+    let mut prepared = match skb.prepare_tx(MAX_PAGES, tx.path.checksums) {
         Ok(prepared) => prepared,
         Err(error) => {
             tx.count_drop(error);
@@ -147,6 +150,9 @@ pub(crate) fn start_xmit(
             return TxVerdict::Taken;
         }
     };
+    if tx.path.channels() <= 1 {
+        prepared.meta.hash = None;
+    }
     if prepared.linearized {
         stats.scattered.add(1);
     }
@@ -202,10 +208,10 @@ impl<'a> Tx<'a> {
         skb: SkBuff,
         prepared: &TxPrepared,
     ) -> Result<(), Unsent> {
-        let mut header = [0; MAX_TX_HEADER];
-        let header_len = self.meta(prepared).write_header(&mut header);
-        let header = header.get_mut(..header_len).unwrap_or(&mut []);
-        let total = (header_len as u32).wrapping_add(prepared.len);
+        let mut header = Header([0; MAX_TX_HEADER]);
+        let header_len = prepared.meta.write_header(&mut header.0);
+        let header = header.0.get_mut(..header_len).unwrap_or(&mut []);
+        let total = (header_len as u32).wrapping_add(prepared.meta.len);
         // A pending batch will want a slot too; the caller sends it.
         let wanted = 1u32.wrapping_add(state.batch.is_some().into());
         if self.queue.in_flight.count().saturating_add(wanted) > MAX_IN_FLIGHT as u32 {
@@ -223,35 +229,6 @@ impl<'a> Tx<'a> {
         }
         self.flush(state);
         self.send_direct(state, skb, prepared, header)
-    }
-
-    fn meta(&self, prepared: &TxPrepared) -> TxMeta {
-        TxMeta {
-            len: prepared.len,
-            hash: prepared.hash.filter(|_| self.path.channels() > 1),
-            vlan: prepared.vlan,
-            offload: match prepared.offload {
-                TxOffload::None => packet::TxOffload::None,
-                TxOffload::Checksum {
-                    ipv6,
-                    udp,
-                    l4_offset,
-                } => packet::TxOffload::Checksum {
-                    ipv6,
-                    transport: if udp { Transport::Udp } else { Transport::Tcp },
-                    l4_offset,
-                },
-                TxOffload::Lso {
-                    ipv6,
-                    l4_offset,
-                    mss,
-                } => packet::TxOffload::Lso {
-                    ipv6,
-                    mss: mss.into(),
-                    l4_offset,
-                },
-            },
-        }
     }
 
     /// Adds the frame to the batch, or begins one with it. Gives the frame back when no section is free.
@@ -284,8 +261,8 @@ impl<'a> Tx<'a> {
                 None => return Err(skb),
             },
         };
-        if extend_message(header, pad) {
-            self.write(section, start, header, &skb, prepared.len, pad);
+        if pad == 0 || extend_message(header, pad) {
+            self.write(section, start, header, &skb, prepared.meta.len, pad);
         }
         let len = total.wrapping_add(pad);
         match &mut state.batch {
@@ -321,11 +298,13 @@ impl<'a> Tx<'a> {
             .wrapping_add(start as usize);
         let frame = at.wrapping_add(header.len());
         let end = frame.wrapping_add(len as usize);
-        let zeroes = ZEROES.get(..pad as usize).unwrap_or(&[]);
-        let written = buffer
+        let mut written = buffer
             .copy_in(at, header)
-            .and_then(|()| skb.copy_to(buffer, frame, len))
-            .and_then(|()| buffer.copy_in(end, zeroes));
+            .and_then(|()| skb.copy_to(buffer, frame, len));
+        if pad > 0 {
+            let zeroes = ZEROES.get(..pad as usize).unwrap_or(&[]);
+            written = written.and_then(|()| buffer.copy_in(end, zeroes));
+        }
         debug_assert!(written.is_ok());
     }
 

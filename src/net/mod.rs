@@ -52,7 +52,7 @@ pub(crate) use published::{Published, Unpublished};
 pub(crate) use queue_stats::{RxQueueStats, TxQueueStats};
 pub(crate) use rx::RxFrame;
 pub(crate) use shared_memory::SharedMemory;
-pub(crate) use skb::{Pieces, SkBuff, TxOffload, TxPrepared};
+pub(crate) use skb::{Pieces, SkBuff, TxPrepared};
 pub(crate) use spinlock_bh::SpinLockBh;
 pub(crate) use token::{Config, Rtnl, SoftIrq};
 pub(crate) use tx_cell::{TxCell, TxLocked, TxQueueGuard};

@@ -6,6 +6,10 @@
 
 use super::SharedMemory;
 use crate::bindings;
+use crate::rndis::{
+    packet::{TxMeta, TxOffload},
+    ppi::Transport,
+};
 use core::{mem::ManuallyDrop, ptr::NonNull};
 use kernel::prelude::*;
 
@@ -22,46 +26,15 @@ unsafe impl Send for SkBuff {}
 // SAFETY: `&SkBuff` gives read access only.
 unsafe impl Sync for SkBuff {}
 
-/// Work that the host has to do on a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TxOffload {
-    /// Nothing.
-    None,
-    /// Fill in the transport checksum.
-    Checksum {
-        /// IPv6 rather than IPv4.
-        ipv6: bool,
-        /// UDP rather than TCP.
-        udp: bool,
-        /// Offset of the transport header from the start of the frame.
-        l4_offset: u16,
-    },
-    /// Cut a TCP super-frame into segments of `mss` payload bytes.
-    Lso {
-        /// IPv6 rather than IPv4.
-        ipv6: bool,
-        /// Offset of the TCP header from the start of the frame.
-        l4_offset: u16,
-        /// Payload bytes of each segment.
-        mss: u16,
-    },
-}
-
 /// What [`SkBuff::prepare_tx`] found out about a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TxPrepared {
-    /// Bytes of the frame as the host reads it.
-    pub(crate) len: u32,
+    /// What the host must know of the frame.
+    pub(crate) meta: TxMeta,
     /// Frames on the wire, counting segments.
     pub(crate) packets: u32,
     /// Bytes on the wire, counting the headers of segments.
     pub(crate) wire_bytes: u32,
-    /// Flow hash, if the stack has computed one.
-    pub(crate) hash: Option<u32>,
-    /// 802.1Q tag to insert.
-    pub(crate) vlan: Option<u16>,
-    /// What the host has to do.
-    pub(crate) offload: TxOffload,
     /// Another frame follows at once on this queue (`netdev_xmit_more`).
     pub(crate) more: bool,
     /// The frame was in too many pieces and has been copied into one.
@@ -105,7 +78,9 @@ impl SkBuff {
         let error = unsafe {
             bindings::netvsc_tx_prepare(self.0.as_ptr(), max_pages, csum_mask, meta.as_mut_ptr())
         };
-        kernel::error::to_result(error)?;
+        if error != 0 {
+            return Err(Error::from_errno(error));
+        }
         // SAFETY: A struct of integers, zeroed and then filled.
         Ok(TxPrepared::from_raw(unsafe { meta.assume_init_ref() }))
     }
@@ -151,25 +126,31 @@ impl TxPrepared {
         let offload = if has(bindings::NETVSC_TX_LSO) {
             TxOffload::Lso {
                 ipv6,
+                mss: meta.mss.into(),
                 l4_offset: meta.l4_offset,
-                mss: meta.mss,
             }
         } else if has(bindings::NETVSC_TX_CSUM) {
             TxOffload::Checksum {
                 ipv6,
-                udp: has(bindings::NETVSC_TX_UDP),
+                transport: if has(bindings::NETVSC_TX_UDP) {
+                    Transport::Udp
+                } else {
+                    Transport::Tcp
+                },
                 l4_offset: meta.l4_offset,
             }
         } else {
             TxOffload::None
         };
         Self {
-            len: meta.len,
+            meta: TxMeta {
+                len: meta.len,
+                hash: has(bindings::NETVSC_TX_HASH).then_some(meta.hash),
+                vlan: has(bindings::NETVSC_TX_VLAN).then_some(meta.vlan_tci),
+                offload,
+            },
             packets: meta.packets,
             wire_bytes: meta.wire_bytes,
-            hash: has(bindings::NETVSC_TX_HASH).then_some(meta.hash),
-            vlan: has(bindings::NETVSC_TX_VLAN).then_some(meta.vlan_tci),
-            offload,
             more: has(bindings::NETVSC_TX_MORE),
             linearized: has(bindings::NETVSC_TX_LINEARIZED),
         }

@@ -63,8 +63,9 @@ mod tests {
     use super::*;
     use crate::net::{
         skb::{Pieces, MAX_PIECES},
-        InFlight, Sent, TxOffload,
+        InFlight, Sent,
     };
+    use crate::rndis::{packet::TxOffload, ppi::Transport};
 
     #[test]
     fn a_buffer_is_released_once_whichever_way_it_ends() -> Result {
@@ -136,10 +137,16 @@ mod tests {
     #[test]
     fn a_plain_frame_needs_nothing_from_the_host() -> Result {
         let mut skb = udp(1000, false)?;
-        let meta = prepare(&mut skb, ANY_PAGES, 0)?;
-        assert_eq!((meta.len, meta.packets, meta.wire_bytes), (1000, 1, 1000));
-        assert_eq!((meta.vlan, meta.hash, meta.linearized), (None, None, false));
-        assert_eq!(meta.offload, TxOffload::None);
+        let prepared = prepare(&mut skb, ANY_PAGES, 0)?;
+        assert_eq!(
+            (prepared.meta.len, prepared.packets, prepared.wire_bytes),
+            (1000, 1, 1000)
+        );
+        assert_eq!(
+            (prepared.meta.vlan, prepared.meta.hash, prepared.linearized),
+            (None, None, false)
+        );
+        assert_eq!(prepared.meta.offload, TxOffload::None);
         Ok(())
     }
 
@@ -147,21 +154,24 @@ mod tests {
     fn a_checksum_is_the_hosts_if_it_computes_such_and_else_ours() -> Result {
         let udp4 = bindings::NETVSC_CSUM_UDP4;
         let mut skb = udp(777, true)?;
-        let meta = prepare(&mut skb, ANY_PAGES, udp4)?;
+        let prepared = prepare(&mut skb, ANY_PAGES, udp4)?;
         let expected = TxOffload::Checksum {
             ipv6: false,
-            udp: true,
+            transport: Transport::Udp,
             l4_offset: 34,
         };
-        assert_eq!(meta.offload, expected);
+        assert_eq!(prepared.meta.offload, expected);
         let (mut skb, right) = udp_checksum_is_right(skb);
         assert!(!right);
-        let meta = prepare(&mut skb, ANY_PAGES, !udp4)?;
-        assert_eq!(meta.offload, TxOffload::None);
+        let prepared = prepare(&mut skb, ANY_PAGES, !udp4)?;
+        assert_eq!(prepared.meta.offload, TxOffload::None);
         let (mut skb, right) = udp_checksum_is_right(skb);
         assert!(right);
         // A frame that comes again is left as it is.
-        assert_eq!(prepare(&mut skb, ANY_PAGES, udp4)?.offload, TxOffload::None);
+        assert_eq!(
+            prepare(&mut skb, ANY_PAGES, udp4)?.meta.offload,
+            TxOffload::None
+        );
         assert!(udp_checksum_is_right(skb).1);
         Ok(())
     }
@@ -175,15 +185,15 @@ mod tests {
         });
         assert!(fits);
         for _ in 0..2 {
-            let meta = prepare(&mut skb, ANY_PAGES, 0)?;
+            let prepared = prepare(&mut skb, ANY_PAGES, 0)?;
             let expected = TxOffload::Lso {
                 ipv6: false,
                 l4_offset: 34,
                 mss: 1448,
             };
-            assert_eq!(meta.offload, expected);
-            assert_eq!((meta.len, meta.packets), (12_054, 9));
-            assert_eq!(meta.wire_bytes, 12_054 + 8 * 54);
+            assert_eq!(prepared.meta.offload, expected);
+            assert_eq!((prepared.meta.len, prepared.packets), (12_054, 9));
+            assert_eq!(prepared.wire_bytes, 12_054 + 8 * 54);
         }
         Ok(())
     }
@@ -195,9 +205,9 @@ mod tests {
             unsafe { bindings::netvsc_kunit_tag(raw, 0x602a) }
         });
         for _ in 0..2 {
-            let meta = prepare(&mut skb, ANY_PAGES, 0)?;
-            assert_eq!(meta.vlan, Some(0x602a));
-            assert_eq!(meta.len, 196);
+            let prepared = prepare(&mut skb, ANY_PAGES, 0)?;
+            assert_eq!(prepared.meta.vlan, Some(0x602a));
+            assert_eq!(prepared.meta.len, 196);
         }
         let to = Plain(KVec::from_elem(0u8, 200, GFP_KERNEL)?);
         skb.copy_to(&to, 0, 196)?;
@@ -209,9 +219,9 @@ mod tests {
     #[test]
     fn a_frame_in_too_many_pieces_is_put_into_one() -> Result {
         let mut skb = frame(60, 10, 300)?;
-        let meta = prepare(&mut skb, 4, 0)?;
-        assert!(meta.linearized);
-        assert_eq!(meta.len, 3060);
+        let prepared = prepare(&mut skb, 4, 0)?;
+        assert!(prepared.linearized);
+        assert_eq!(prepared.meta.len, 3060);
         let mut pieces = KBox::new(Pieces::new(), GFP_KERNEL)?;
         pieces.find(&skb)?;
         assert_eq!(pieces.iter().count(), 1);
