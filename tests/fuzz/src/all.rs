@@ -10,14 +10,17 @@ pub fn run(data: &[u8]) {
     match target {
         0 => crate::bringup::run(input),
         1 => crate::exchange::run(input),
-        2 => crate::in_flight::run(input),
-        3 => crate::nvsp::run(input),
-        4 => crate::receive::run(input),
-        5 => crate::rndis_control::run(input),
-        6 => crate::rndis_packet::run(input),
-        7 => crate::tcp_headers::run(input),
-        8 => crate::transmit::run(input),
-        9 => crate::vmbus_ring::run(input),
+        2 => crate::host_bus::run(input),
+        3 => crate::host_control::run(input),
+        4 => crate::host_nic::run(input),
+        5 => crate::in_flight::run(input),
+        6 => crate::nvsp::run(input),
+        7 => crate::receive::run(input),
+        8 => crate::rndis_control::run(input),
+        9 => crate::rndis_packet::run(input),
+        10 => crate::tcp_headers::run(input),
+        11 => crate::transmit::run(input),
+        12 => crate::vmbus_ring::run(input),
         _ => {}
     }
 }

@@ -9,6 +9,9 @@
 //! completions). Scripts end with the bytes; where bytes are missing they are zero, which means "as it should be",
 //! so that an empty input is a run without a fault.
 //!
+//! The test host itself is a parser of what a guest says: `host_bus` (VMBus messages), `host_nic` (rings, NVSP, RNDIS),
+//! `host_control` (the control socket). Whatever it is told, it goes on, and says what was wrong.
+//!
 //! `all` is every one of them, to count what they reach together.
 #![forbid(unsafe_code)]
 
@@ -18,6 +21,9 @@ pub mod bringup;
 mod control_buffer;
 pub mod exchange;
 mod honest_host;
+pub mod host_bus;
+pub mod host_control;
+pub mod host_nic;
 pub mod in_flight;
 pub mod nvsp;
 pub mod receive;

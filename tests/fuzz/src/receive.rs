@@ -350,7 +350,7 @@ impl Row {
         assert_eq!(frame.pieces, self.pieces);
         assert!((1..=MAX_PIECES).contains(&frame.pieces.len()));
         let len: u64 = frame.pieces.iter().map(|piece| u64::from(piece.len)).sum();
-        assert_eq!(len, frame.len.into());
+        assert_eq!(len, u64::from(frame.len));
         assert!(frame.len <= MAX_FRAME_LEN);
         self.pieces.clear();
     }

@@ -81,7 +81,7 @@ fn check_decoded(message: &HostMessage<'_>, kind: u64, range: &[u8]) {
         HostMessage::Keepalive { request_id } => {
             assert_eq!((kind, id), (8, Some(request_id.into())))
         }
-        HostMessage::Other(other) => assert_eq!(kind, other.into()),
+        HostMessage::Other(other) => assert_eq!(kind, u64::from(other)),
     }
 }
 

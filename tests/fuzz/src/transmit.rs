@@ -111,7 +111,7 @@ fn check_message(message: &[u8], meta: &TxMeta) {
     if let TxOffload::Lso { mss, .. } = meta.offload {
         // The last record; its payload's low bits are the segment size.
         let payload = word(message, data.data_offset as usize / 4 - 1).unwrap();
-        assert_eq!(payload & 0xf_ffff, mss.into());
+        assert_eq!(payload & 0xf_ffff, u64::from(mss));
     }
 }
 

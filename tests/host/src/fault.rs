@@ -20,6 +20,9 @@ use crate::corruption::Corruption;
 /// Recorded checks are kept up to this number; later ones are only counted.
 const LOG_LIMIT: usize = 16 * 1024;
 
+/// An answer cannot be made longer by so many bytes.
+const MOST_EXTENDED: u32 = 64 * 1024;
+
 /// What the host does instead of serving the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -73,6 +76,9 @@ pub enum FaultError {
     /// The ordinal is zero.
     #[error("fault on {0}: nth is 0, but the next match is number 1")]
     ZeroNth(String),
+    /// The answer would become longer than anything that can be sent.
+    #[error("fault on {0}: {1} bytes more cannot be sent: less than {MOST_EXTENDED} can")]
+    TooLong(String, u32),
 }
 
 struct Installed {
@@ -116,6 +122,9 @@ impl FaultPoints {
         }
         if spec.nth == 0 {
             return Err(FaultError::ZeroNth(spec.point));
+        }
+        if let FaultAction::Corrupt(Corruption::Extend(len @ MOST_EXTENDED..)) = spec.action {
+            return Err(FaultError::TooLong(spec.point, len));
         }
         self.lock().faults.push(Installed {
             spec,
@@ -343,6 +352,9 @@ mod tests {
             .add(spec("x", 0, 1, FaultAction::Refuse))
             .unwrap_err();
         assert!(err.to_string().contains("fault on x"));
+        let endless = FaultAction::Corrupt(Corruption::Extend(u32::MAX));
+        let err = faults.add(spec("x", 1, 1, endless)).unwrap_err();
+        assert!(err.to_string().contains("4294967295 bytes more"));
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Nic {
     }
 
     /// Queues the answers that have been kept back long enough.
-    pub(super) fn release_late(&mut self) {
+    pub fn release_late(&mut self) {
         if self.session.late.is_empty() {
             return;
         }

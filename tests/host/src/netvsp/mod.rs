@@ -18,7 +18,7 @@ pub mod config;
 mod counters;
 pub mod device;
 pub mod filter;
-mod nic;
+pub mod nic;
 mod nvsp;
 pub mod nvsp_wire;
 pub mod offload;

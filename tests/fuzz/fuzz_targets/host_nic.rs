@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! See `netvsc_fuzz::host_nic`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| netvsc_fuzz::host_nic::run(data));
