@@ -3,7 +3,9 @@
 //! Running programs: with a deadline, in a network namespace, with bounded output, and without ever
 //! waiting for a program that the kernel does not let go.
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -11,6 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{killpg, Signal};
 use nix::unistd::Pid;
@@ -20,8 +24,8 @@ use crate::protocol::{Command, Outcome};
 const OUTPUT_LIMIT: usize = 256 << 10;
 /// How long a killed program may take to die before it counts as stuck in the kernel.
 const DEATH: Duration = Duration::from_secs(3);
-/// How long output may trickle in after the program has ended (a daemon it left may hold the pipe).
-const DRAIN: Duration = Duration::from_millis(300);
+/// What a pipe holds at most, unless somebody enlarges it.
+const PIPE_CAPACITY: usize = 64 << 10;
 
 /// A started program.
 pub struct Job {
@@ -34,15 +38,16 @@ pub struct Job {
 }
 
 /// What a program has written to one of its outputs.
-struct Output {
-    kept: Arc<Mutex<Kept>>,
-    closed: Receiver<()>,
-}
+#[derive(Clone)]
+struct Output(Arc<Mutex<Kept>>);
 
-#[derive(Default)]
 struct Kept {
+    pipe: File,
     bytes: Vec<u8>,
+    limit: usize,
     truncated: bool,
+    /// Bytes read, kept or not.
+    total: usize,
 }
 
 impl Job {
@@ -50,8 +55,8 @@ impl Job {
     pub fn start(command: &Command) -> Result<Job> {
         let mut child = spawn(command)?;
         let limit = command.output_limit.unwrap_or(OUTPUT_LIMIT);
-        let stdout = Output::collect(child.stdout.take().context("no standard output")?, limit);
-        let stderr = Output::collect(child.stderr.take().context("no standard error")?, limit);
+        let stdout = Output::collect(child.stdout.take().context("no standard output")?, limit)?;
+        let stderr = Output::collect(child.stderr.take().context("no standard error")?, limit)?;
         if let (Some(mut pipe), Some(text)) = (child.stdin.take(), command.stdin.clone()) {
             // A program that does not read its input is its own affair.
             std::thread::spawn(move || pipe.write_all(text.as_bytes()));
@@ -166,35 +171,71 @@ fn enter_netns(name: &str) -> Result<()> {
 }
 
 impl Output {
-    fn collect(mut pipe: impl Read + Send + 'static, limit: usize) -> Output {
-        let kept = Arc::new(Mutex::new(Kept::default()));
-        let (sender, closed) = mpsc::channel();
-        let shared = Arc::clone(&kept);
+    /// Reads the pipe as it fills, in the background.
+    fn collect(pipe: impl Into<OwnedFd>, limit: usize) -> Result<Output> {
+        let pipe = File::from(pipe.into());
+        let waited_for = pipe.try_clone().context("descriptor of a pipe")?;
+        let output = Output(Arc::new(Mutex::new(Kept {
+            pipe,
+            bytes: Vec::new(),
+            limit,
+            truncated: false,
+            total: 0,
+        })));
+        let background = output.clone();
         std::thread::spawn(move || {
-            let mut buffer = [0; 16384];
-            while let Ok(n @ 1..) = pipe.read(&mut buffer) {
-                let mut kept = lock(&shared);
-                let room = limit.saturating_sub(kept.bytes.len()).min(n);
-                kept.bytes.extend_from_slice(&buffer[..room]);
-                kept.truncated |= room < n;
+            while events(&waited_for, PollTimeout::NONE) != PollFlags::empty() {
+                if !lock(&background.0).read_some() {
+                    break;
+                }
             }
-            // Nobody may be waiting any more.
-            let _ = sender.send(());
         });
-        Output { kept, closed }
+        Ok(output)
     }
 
+    /// Takes what the ended program has left in the pipe, whose end a daemon may keep open.
     fn drain(&self) {
-        // Either all output is there, or its writer keeps the pipe open: take what there is.
-        let _ = self.closed.recv_timeout(DRAIN);
+        let mut kept = lock(&self.0);
+        let before = kept.total;
+        while kept.total - before < PIPE_CAPACITY && kept.read_some() {}
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&lock(&self.kept).bytes).into_owned()
+        String::from_utf8_lossy(&lock(&self.0).bytes).into_owned()
     }
 
     fn truncated(&self) -> bool {
-        lock(&self.kept).truncated
+        lock(&self.0).truncated
+    }
+}
+
+impl Kept {
+    /// Reads without waiting; whether there was anything.
+    fn read_some(&mut self) -> bool {
+        let mut buffer = [0; 16384];
+        if !events(&self.pipe, PollTimeout::ZERO).contains(PollFlags::POLLIN) {
+            return false;
+        }
+        let Ok(read @ 1..) = self.pipe.read(&mut buffer) else {
+            return false;
+        };
+        let room = self.limit.saturating_sub(self.bytes.len()).min(read);
+        self.bytes.extend_from_slice(&buffer[..room]);
+        self.truncated |= room < read;
+        self.total += read;
+        true
+    }
+}
+
+/// What a pipe has to tell within `timeout`: data, its end, or nothing.
+fn events(pipe: &File, timeout: PollTimeout) -> PollFlags {
+    let mut asked = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut asked, timeout) {
+            Err(Errno::EINTR) => {}
+            Err(_) => return PollFlags::empty(),
+            Ok(_) => return asked[0].revents().unwrap_or(PollFlags::empty()),
+        }
     }
 }
 
