@@ -11,10 +11,12 @@ use crate::vmbus::gpadl::GpadlMemory;
 
 /// Bytes of a send section.
 pub const SEND_SECTION: usize = 6144;
-/// Receive sections kept for control messages.
-pub const CONTROL_SECTIONS: u32 = 16;
+/// Receive sections kept for control messages; half of them in a buffer of fewer than twice as many.
+const CONTROL_SECTIONS: u32 = 16;
 /// Where frame data starts in a receive section.
 pub const RX_DATA_OFFSET: usize = 256;
+/// A receive buffer of fewer sections is refused.
+const FEWEST_SECTIONS: u32 = 4;
 /// Added to frame length and data offset: what a receive section has in reserve.
 const SECTION_RESERVE: u32 = 36;
 
@@ -38,6 +40,8 @@ pub struct ReceiveBuffer {
     memory: Arc<GpadlMemory>,
     section_size: usize,
     sections: u32,
+    /// How many of them, the first, are for control messages.
+    control: u32,
     free_control: VecDeque<u32>,
     free_data: VecDeque<u32>,
     outstanding: HashMap<u64, Outstanding>,
@@ -50,15 +54,17 @@ impl ReceiveBuffer {
     pub fn new(memory: Arc<GpadlMemory>, frame_len: u32) -> Option<Self> {
         let section_size = RX_DATA_OFFSET + (frame_len + SECTION_RESERVE) as usize;
         let sections = (memory.len() / section_size) as u32;
-        if sections <= CONTROL_SECTIONS {
+        if sections < FEWEST_SECTIONS {
             return None;
         }
+        let control = CONTROL_SECTIONS.min(sections / 2);
         Some(ReceiveBuffer {
             memory,
             section_size,
             sections,
-            free_control: (0..CONTROL_SECTIONS).collect(),
-            free_data: (CONTROL_SECTIONS..sections).collect(),
+            control,
+            free_control: (0..control).collect(),
+            free_data: (control..sections).collect(),
             outstanding: HashMap::new(),
             revoked: false,
         })
@@ -77,6 +83,16 @@ impl ReceiveBuffer {
     /// Bytes of the whole buffer.
     pub fn len(&self) -> usize {
         self.memory.len()
+    }
+
+    /// Whether the ring packet of this transaction carries a control message.
+    pub fn is_control(&self, transaction: u64) -> bool {
+        transaction < self.control.into()
+    }
+
+    /// Sections for frames, free or not.
+    pub fn data_sections(&self) -> usize {
+        (self.sections - self.control) as usize
     }
 
     /// Sections that wait for frames.
@@ -121,7 +137,7 @@ impl ReceiveBuffer {
     /// Puts sections back that were not sent.
     pub fn put_back(&mut self, sections: &[u32]) {
         for section in sections.iter().rev() {
-            if *section < CONTROL_SECTIONS {
+            if *section < self.control {
                 self.free_control.push_front(*section);
             } else {
                 self.free_data.push_front(*section);
@@ -189,7 +205,7 @@ impl ReceiveBuffer {
 
     fn release(&mut self, sections: &[u32]) {
         for section in sections {
-            if *section < CONTROL_SECTIONS {
+            if *section < self.control {
                 self.free_control.push_back(*section);
             } else {
                 self.free_data.push_back(*section);
@@ -256,8 +272,20 @@ mod tests {
 
     #[test]
     fn too_small_for_frames() {
-        assert!(ReceiveBuffer::new(gpadl(1, 0, 7 * 4096), 1514).is_none());
+        assert!(ReceiveBuffer::new(gpadl(1, 0, 4096), 1514).is_none());
         assert!(SendBuffer::new(gpadl(1, 0, 4096)).is_none());
+    }
+
+    #[test]
+    fn a_small_buffer_serves_control_messages_and_frames() {
+        let mut buffer = ReceiveBuffer::new(gpadl(1, 0, 5 * 4096), 1514).expect("sections");
+        assert_eq!((buffer.sections(), buffer.data_sections()), (11, 6));
+        let (control, data) = (buffer.take_control(), buffer.take_data(99));
+        assert!(buffer.is_control(control.expect("a section").into()));
+        assert_eq!(data.len(), 6);
+        assert!(data
+            .iter()
+            .all(|section| !buffer.is_control((*section).into())));
     }
 
     #[test]

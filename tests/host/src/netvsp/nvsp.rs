@@ -2,7 +2,7 @@
 
 //! NVSP: takes packets off a channel's ring, does the handshake, and hands RNDIS on.
 
-use super::buffers::{BadCompletion, ReceiveBuffer, SendBuffer, CONTROL_SECTIONS, SEND_SECTION};
+use super::buffers::{BadCompletion, ReceiveBuffer, SendBuffer, SEND_SECTION};
 use super::channel::Outgoing;
 use super::nic::{Fault, Nic};
 use super::nvsp_wire::{
@@ -490,7 +490,8 @@ impl Nic {
                 format!("receive completion status {status}"),
             );
         }
-        let control = id < u64::from(CONTROL_SECTIONS);
+        let receive = self.session.receive.as_ref();
+        let control = receive.is_some_and(|receive| receive.is_control(id));
         if let Some(channel) = self.channels.get_mut(&index).filter(|_| !control) {
             channel.counters.rx_completions += 1;
             channel.counters.rx_completions_failed += u64::from(status != status::SUCCESS);

@@ -92,11 +92,13 @@ impl Nic {
         };
         let pieces = segment::pieces(frame).unwrap_or_default();
         let first = pieces.first().copied().unwrap_or(0);
+        let receive = self.session.receive.as_ref();
+        let sections = receive.map_or(0, ReceiveBuffer::data_sections);
         promised
             && on
             && offloads.l4(L4::Tcp, request.v6).rx
             && first <= self.session.frame_len as usize
-            && (2..=self.config.rx_batch.min(MAX_PIECES)).contains(&pieces.len())
+            && (2..=self.config.rx_batch.min(MAX_PIECES).min(sections)).contains(&pieces.len())
     }
 
     fn stage(&mut self, mut frame: Frame) {
