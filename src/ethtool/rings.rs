@@ -10,7 +10,7 @@ use crate::net::{
 use crate::rndis::{bringup::Negotiated, version::MAX_SEND_BUFFER};
 use kernel::prelude::*;
 
-/// Fewest sections; less is raised to it, as in the C driver.
+/// Fewest sections. (The C driver takes less, and sets this.)
 const MIN_SECTIONS: u32 = 10;
 
 /// Sections in use, and the most that the protocol allows. Zeroes when the device is gone.
@@ -42,7 +42,8 @@ fn of(negotiated: &Negotiated) -> Rings {
 /// Rebuilds the device with buffers of these numbers of sections, or leaves it with those it has.
 ///
 /// A buffer is whole pages, so that there may be a section or two more than were asked for. A number that
-/// is in effect leaves its buffer as it is.
+/// is in effect leaves its buffer as it is. `EINVAL` for fewer than [`MIN_SECTIONS`]; the core refuses more than the
+/// maximum.
 pub(super) fn set(dev: &Device<Adapter>, rtnl: &Rtnl, wanted: RingSizes) -> Result {
     let (rings, receive_len, send_len) = {
         let mut control = dev.control.lock();
@@ -53,11 +54,13 @@ pub(super) fn set(dev: &Device<Adapter>, rtnl: &Rtnl, wanted: RingSizes) -> Resu
             negotiated.send_section_len,
         )
     };
-    let sections = |wanted: u32, most: u32| wanted.max(MIN_SECTIONS).min(most);
-    let rx = sections(wanted.rx, rings.max.rx);
-    let tx = sections(wanted.tx, rings.max.tx);
+    let RingSizes { rx, tx } = wanted;
     if (rx, tx) == (rings.current.rx, rings.current.tx) {
         return Ok(());
+    }
+    let too_few = |wanted: u32, current: u32| wanted != current && wanted < MIN_SECTIONS;
+    if too_few(rx, rings.current.rx) || too_few(tx, rings.current.tx) {
+        return Err(EINVAL);
     }
     Adapter::reconfigure(dev, rtnl, |settings| {
         if rx != rings.current.rx {

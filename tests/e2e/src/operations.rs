@@ -134,11 +134,7 @@ impl Operation {
                 if wanted.rx > most.rx || wanted.tx > most.tx {
                     return Some(INVALID);
                 }
-                let wanted = RingSizes {
-                    rx: wanted.rx.max(FEWEST_SECTIONS),
-                    tx: wanted.tx.max(FEWEST_SECTIONS),
-                };
-                limits.set_sections(to, wanted);
+                limits.set_sections(to, *wanted);
             }
             Operation::Feature(name, state) => return set_feature(to, limits, name, *state),
             Operation::Mtu(mtu) if *mtu < 68 => return Some("mtu less than device minimum"),
@@ -254,8 +250,6 @@ impl std::fmt::Display for Operation {
 const MANGLED_SEGMENTATION: &str = "tx-tcp-mangleid-segmentation";
 /// Receive sections of which some are left when an MTU of 9000 makes larger ones.
 const ENOUGH_SECTIONS: u32 = 300;
-/// Fewest sections that a driver has; less is raised to it.
-const FEWEST_SECTIONS: u32 = 10;
 /// Bytes of an alias.
 const LONGEST_ALIAS: usize = 255;
 
