@@ -17,7 +17,7 @@ scripts := $(dir $(lastword $(MAKEFILE_LIST)))scripts
 MAKEFLAGS += --no-print-directory
 unexport MAKEFLAGS MFLAGS MAKELEVEL
 
-.PHONY: all module kdir install demo shell e2e kunit soak bench test fuzz census lint check check-full rust-analyzer clean clean-cache help
+.PHONY: all module kdir install demo shell e2e kunit selftests soak bench test fuzz census lint check check-full rust-analyzer clean clean-cache help
 
 all: module
 
@@ -72,6 +72,10 @@ kunit:
 ## e2e: end-to-end scenarios (DRIVER=rust|c|both, SCENARIO=name, KERNEL=stock|debug, ARGS=more, as in ARGS=--list)
 e2e:
 	@$(scripts)/e2e --kernel $(KERNEL) $(ARGS)
+
+## selftests: the kernel's own tests for network drivers, in a guest (DRIVER=rust|c; ARGS='--test NAME')
+selftests:
+	@$(scripts)/e2e selftests $(ARGS)
 
 ## soak: random operations and mishaps on two NICs (TIME=seconds, default 600; SEED=n repeats; KERNEL=stock|debug)
 soak:

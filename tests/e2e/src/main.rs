@@ -34,6 +34,7 @@ mod report;
 mod runner;
 mod scenario;
 mod scenarios;
+mod selftests;
 mod shell;
 mod snapshot;
 mod traffic;
@@ -71,6 +72,8 @@ enum Task {
     Shell,
     /// Measure the C driver and ours side by side.
     Bench(benchmark::Arguments),
+    /// Run the kernel's own tests for network drivers.
+    Selftests(selftests::Arguments),
     /// Sum up what a machine with the KUnit suites printed.
     Kunit(kunit::Arguments),
 }
@@ -161,6 +164,9 @@ fn run_task(cli: &Cli, selected: Vec<Scenario>, options: &Options) -> Result<boo
         }
         Some(Task::Shell) => shell::run(options, driver.unwrap_or(Driver::Rust)).map(|()| true),
         Some(Task::Bench(arguments)) => benchmark::run(options, arguments).map(|()| true),
+        Some(Task::Selftests(arguments)) => {
+            selftests::run(options, driver.unwrap_or(Driver::Rust), arguments)
+        }
         Some(Task::Kunit(arguments)) => kunit::run(arguments),
         None => {
             let report = Report::new(
