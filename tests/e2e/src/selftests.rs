@@ -106,6 +106,7 @@ pub fn run(options: &Options, driver: Driver, arguments: &Arguments) -> Result<b
                 return Err(error.context(program));
             }
         };
+        let before = failed;
         for case in cases {
             let why = match &case.result {
                 Verdict::Passed => {
@@ -123,6 +124,9 @@ pub fn run(options: &Options, driver: Driver, arguments: &Arguments) -> Result<b
                 println!("FAIL {} [{driver}]: {why}", case.name);
                 failed += 1;
             }
+        }
+        if failed > before {
+            eprint!("{}", guest.network_counters());
         }
     }
     println!("{excused} excused");
