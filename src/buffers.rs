@@ -42,8 +42,8 @@ pub(crate) enum KeptBuffer {
 }
 
 impl KeptBuffer {
-    /// A buffer of `len` bytes, shared over `channel`: `kept` as it is if it is as long, else its memory, else
-    /// new memory. Errors as of [`SharedBuffer::establish`] and [`SharedBuffer::teardown`].
+    /// A buffer of `len` bytes, shared over `channel`: `kept` as it is if it is as long, else new
+    /// memory. Errors as of [`SharedBuffer::establish`] and [`SharedBuffer::teardown`].
     pub(crate) fn share(
         kept: Option<Self>,
         channel: &ChannelRef,
@@ -53,7 +53,10 @@ impl KeptBuffer {
         let len = len as usize;
         let memory = match kept {
             Some(Self::Shared(buffer)) if buffer.len() == len => return Ok(buffer),
-            Some(Self::Shared(buffer)) => Some(buffer.teardown(deadline)?),
+            Some(Self::Shared(buffer)) => {
+                drop(buffer.teardown(deadline)?);
+                None
+            }
             Some(Self::Memory(pages)) => Some(pages),
             None => None,
         };
