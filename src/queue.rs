@@ -128,8 +128,8 @@ impl Shared {
     }
 }
 
-/// Counts what the channels' CPUs have carried, and has the device rebuilt if the host took a channel away or broke a ring, and looks again later. Ends when the path is taken
-/// down; the next attach begins anew.
+/// Counts what the channels' CPUs have carried, has the device rebuilt if the host took a channel away or broke a ring, and
+/// looks again later. Ends when the path is taken down; the next attach begins anew.
 fn look_for_losses(dev: &Device<Adapter>) {
     let section = rcu::read_lock();
     let Some(path) = dev.path.get(SoftIrq::from(&section)) else {
