@@ -129,6 +129,8 @@ pub fn run(options: &Options, driver: Driver, arguments: &Arguments) -> Result<b
             eprint!("{}", guest.network_counters());
         }
     }
+    let violations = guest.host.counters()?.violations();
+    ensure!(violations.is_empty(), "protocol violations: {violations:?}");
     println!("{excused} excused");
     println!("{passed} passed, {failed} failed");
     Ok(failed == 0)
