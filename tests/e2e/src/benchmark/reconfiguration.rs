@@ -25,7 +25,7 @@ pub struct Reconfiguration {
     sending: &'static str,
     /// Duration of the command, if that is a cell.
     command: Option<&'static str>,
-    /// The two commands, with `NIC` and `CHANNELS`, `HALF` where those belong.
+    /// The two commands, with `NIC` and `CHANNELS`, `HALF`, `SECTIONS` (what the NIC has at first) where those belong.
     commands: [&'static str; 2],
 }
 
@@ -45,7 +45,7 @@ pub const RINGS: Reconfiguration = Reconfiguration {
     receiving: "ring-change-receive",
     sending: "ring-change-send",
     command: None,
-    commands: ["ethtool -G NIC rx 4096", "ethtool -G NIC rx 9709"],
+    commands: ["ethtool -G NIC rx 4096", "ethtool -G NIC rx SECTIONS"],
 };
 
 /// To a smaller MTU and back.
@@ -77,8 +77,10 @@ impl Reconfiguration {
             (self.sending, Port::Sink),
         ] {
             let mut longest = 0.0_f64;
+            let shown = network.run(&["ethtool", "-g", port.name()])?;
+            let sections = crate::ethtool::rings(&shown)?.current.rx;
             for command in self.commands {
-                let command = on(network, command, port);
+                let command = on(network, command, port, sections);
                 let change = change(network, &command)?;
                 if network.profile.get() {
                     println!("{command}: {change}");
@@ -98,13 +100,14 @@ impl Reconfiguration {
     }
 }
 
-/// `command` for one NIC of this machine.
-fn on(network: &Network<'_>, command: &str, port: Port) -> String {
+/// `command` for one NIC of this machine, which has so many receive sections.
+fn on(network: &Network<'_>, command: &str, port: Port, sections: u32) -> String {
     let most = network.guest.machine.most_channels();
     command
         .replace("NIC", port.name())
         .replace("HALF", &(most / 2).to_string())
         .replace("CHANNELS", &most.to_string())
+        .replace("SECTIONS", &sections.to_string())
 }
 
 /// What a change took, in microseconds.
