@@ -145,6 +145,9 @@ enum Measure {
         /// So many functions.
         #[arg(long, default_value_t = 40)]
         most: usize,
+        /// Instead: every sampled address in functions whose name contains this.
+        #[arg(long)]
+        within: Option<String>,
     },
     /// Take a network device from hv_netvsc and give it back, and say how long that takes.
     Rebind {
@@ -338,13 +341,20 @@ fn measure(what: Measure) -> Result<ExitCode> {
             let trips = load::round_trips(to, port, time.duration());
             serde_json::to_string(&trips.with_context(|| format!("round trips to {to}"))?)?
         }
-        Measure::Symbols { samples, most } => {
+        Measure::Symbols {
+            samples,
+            most,
+            within,
+        } => {
             let text = std::fs::read_to_string(&samples)
                 .with_context(|| format!("cannot read '{}'", samples.display()))?;
             let samples = symbols::parse_samples(&text).map_err(anyhow::Error::msg)?;
             let table = File::open("/proc/kallsyms").context("/proc/kallsyms")?;
-            let mut profile = Symbols::read(BufReader::new(table))?.profile(&samples);
-            profile.truncate(most);
+            let symbols = Symbols::read(BufReader::new(table))?;
+            let profile = match within {
+                Some(part) => symbols.within(&part, &samples),
+                None => symbols.profile(&samples).into_iter().take(most).collect(),
+            };
             serde_json::to_string(&profile)?
         }
         Measure::Rebind {

@@ -37,14 +37,18 @@ impl Symbols {
     /// The function that an address lies in, as far as the table tells. What lies far behind the function
     /// before it is code without a name: the hypercall page, or code that the kernel generates.
     pub fn name(&self, address: u64) -> &str {
-        let after = self.0.partition_point(|(start, _)| *start <= address);
-        match after.checked_sub(1).and_then(|at| self.0.get(at)) {
+        match self.before(address) {
             None => "(not in the kernel)",
             Some((start, _)) if address - start > LONGEST_FUNCTION => {
                 "(hypercall page or generated)"
             }
             Some((_, name)) => name,
         }
+    }
+
+    fn before(&self, address: u64) -> Option<&(u64, String)> {
+        let after = self.0.partition_point(|(start, _)| *start <= address);
+        after.checked_sub(1).and_then(|at| self.0.get(at))
     }
 
     /// Adds up samples by function: most first.
@@ -59,6 +63,19 @@ impl Symbols {
             .collect();
         list.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         list
+    }
+
+    /// The samples in functions whose name contains `part`, each with its distance from the beginning of the function:
+    /// in order of address.
+    pub fn within(&self, part: &str, samples: &BTreeMap<u64, u64>) -> Vec<(String, u64)> {
+        samples
+            .iter()
+            .filter_map(|(address, count)| {
+                let (start, name) = self.before(*address)?;
+                let inside = address - start <= LONGEST_FUNCTION && name.contains(part);
+                inside.then(|| (format!("{name} +{:#x}", address - start), *count))
+            })
+            .collect()
     }
 }
 
@@ -103,6 +120,19 @@ mod tests {
             .map(|(n, c)| ((*n).to_owned(), *c))
             .collect();
         assert_eq!(profile, expected);
+    }
+
+    #[test]
+    fn samples_within_a_function_keep_their_place() {
+        let symbols = Symbols::read(TABLE.as_bytes()).expect("reads");
+        let samples =
+            parse_samples("ffff0110 3\nffff0100 4\nffff0000 9\nffff0210 1").expect("parses");
+        let expected = [
+            ("second +0x0".to_owned(), 4),
+            ("second +0x10".to_owned(), 3),
+        ];
+        assert_eq!(symbols.within("sec", &samples), expected);
+        assert_eq!(symbols.within("none", &samples), []);
     }
 
     #[test]

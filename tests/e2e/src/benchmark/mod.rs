@@ -136,6 +136,9 @@ pub struct Arguments {
     /// Tell in which functions the guest spends its time with each driver, instead of measuring (needs --cell).
     #[arg(long, requires = "cell")]
     profile: bool,
+    /// Tell it for each block of code of the functions whose name contains this.
+    #[arg(long, requires = "profile")]
+    within: Option<String>,
     /// Judge work by the guest's instructions instead of its CPU time (where the guest is emulated): what else runs on
     /// the machine does not matter then.
     #[arg(long)]

@@ -61,15 +61,22 @@ pub fn run(options: &Options, arguments: &Arguments) -> Result<()> {
             let per_unit = found
                 .first()
                 .and_then(|one| one.values.get(&Quantity::Instructions).copied());
-            print!("{}", shown(&named(&network, &samples)?, &samples, per_unit));
+            let within = arguments.within.as_deref();
+            let functions = named(&network, &samples, within)?;
+            print!("{}", shown(&functions, &samples, per_unit));
         }
         network.unload()?;
     }
     network.end()
 }
 
-/// Functions and their samples, most first; the guest knows its own symbols.
-fn named(network: &Network<'_>, samples: &BTreeMap<String, u64>) -> Result<Vec<(String, u64)>> {
+/// Functions and their samples, most first, or the places `within` functions of that name; the guest knows its own
+/// symbols.
+fn named(
+    network: &Network<'_>,
+    samples: &BTreeMap<String, u64>,
+    within: Option<&str>,
+) -> Result<Vec<(String, u64)>> {
     let mut most_first: Vec<(&String, &u64)> = samples.iter().collect();
     most_first.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     let mut lines = String::new();
@@ -79,7 +86,7 @@ fn named(network: &Network<'_>, samples: &BTreeMap<String, u64>) -> Result<Vec<(
     }
     network.guest.agent.write(SAMPLES_PATH, lines.as_bytes())?;
     let most = SHOWN.to_string();
-    let argv = [
+    let mut argv = vec![
         PROGRAM,
         "symbols",
         "--samples",
@@ -87,6 +94,7 @@ fn named(network: &Network<'_>, samples: &BTreeMap<String, u64>) -> Result<Vec<(
         "--most",
         &most,
     ];
+    argv.extend(within.iter().flat_map(|part| ["--within", part]));
     let text = network.run(&argv)?;
     serde_json::from_str(&text).with_context(|| format!("the guest printed '{text}'"))
 }
