@@ -2,7 +2,7 @@
 
 //! Who owns which section of the send buffer.
 //!
-//! One bit a section, set while in use. Sections are dealt out to the queues in equal regions, each on
+//! One bit a section, set while in use; the bits that are left over stay set. Sections are dealt out to the queues in equal regions, each on
 //! cache lines of its own, so that queues do not disturb each other; a queue whose region is used up takes
 //! from the others before it gives up. Any context may allocate and free.
 
@@ -18,26 +18,34 @@ const BITS: u32 = 512;
 #[repr(align(64))]
 pub struct SectionLine([AtomicU64; WORDS]);
 
-/// Index of a section of the send buffer that was allocated.
+/// A section of the send buffer that was allocated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(transparent)]
-pub struct Section(u32);
+pub struct Section {
+    index: u32,
+    /// Number of its bit among those of all lines.
+    place: u32,
+}
 
 impl Section {
     /// Index on the wire.
     pub const fn index(self) -> u32 {
-        self.0
+        self.index
     }
 
     /// First byte in the send buffer, given the bytes of one section.
     pub const fn offset(self, section_len: u32) -> u64 {
         // Two 32-bit factors fit in 64 bits.
-        (self.0 as u64).wrapping_mul(section_len as u64)
+        (self.index as u64).wrapping_mul(section_len as u64)
     }
 
     /// For storing in a [`crate::rndis::slots::Cargo`] and taking out again.
-    pub(super) const fn from_index(index: u32) -> Self {
-        Self(index)
+    pub(super) const fn to_parts(self) -> (u32, u32) {
+        (self.index, self.place)
+    }
+
+    /// What [`Self::to_parts`] gave.
+    pub(super) const fn from_parts(index: u32, place: u32) -> Self {
+        Self { index, place }
     }
 }
 
@@ -46,6 +54,8 @@ impl Section {
 pub struct Sections<S> {
     lines: S,
     count: u32,
+    /// Bits that belong to no section; they are set for ever.
+    idle: u32,
     layout: Layout,
 }
 
@@ -55,6 +65,8 @@ struct Layout {
     /// Sections in each region; the last may have fewer.
     region: NonZeroU32,
     regions: u32,
+    /// Words of each region that have bits of sections.
+    words: usize,
     /// Lines of each region.
     lines: usize,
 }
@@ -63,10 +75,12 @@ impl Layout {
     const fn new(count: u32, queues: u16) -> Self {
         let region = div_ceil(count, at_least_one(queues as u32));
         let region = at_least_one(region);
+        let last = region.get().saturating_sub(1);
         Self {
             region,
             regions: div_ceil(count, region),
-            lines: (region.get().saturating_sub(1) / BITS).saturating_add(1) as usize,
+            words: (last / 64).saturating_add(1) as usize,
+            lines: (last / BITS).saturating_add(1) as usize,
         }
     }
 }
@@ -102,11 +116,33 @@ impl<S: Deref<Target = [SectionLine]>> Sections<S> {
         if lines.len() < lines_needed(count, queues) || !lines.iter().all(zero) {
             return None;
         }
-        Some(Self {
+        let mut sections = Self {
             lines,
             count,
+            idle: 0,
             layout: Layout::new(count, queues),
-        })
+        };
+        sections.idle = sections.set_idle_bits();
+        Some(sections)
+    }
+
+    /// Sets the bits behind each region's last section; returns how many these are.
+    fn set_idle_bits(&self) -> u32 {
+        let region_len = self.layout.region.get();
+        let mut idle = 0u32;
+        for region in 0..self.layout.regions {
+            let before = region.saturating_mul(region_len);
+            let mut left = self.count.saturating_sub(before).min(region_len);
+            for number in 0..self.layout.words {
+                let bits = !valid_bits(left);
+                left = left.saturating_sub(64);
+                if let Some(word) = self.word(self.first_place(region), number) {
+                    word.store(bits, Ordering::Relaxed);
+                    idle = idle.wrapping_add(bits.count_ones());
+                }
+            }
+        }
+        idle
     }
 
     /// Number of sections.
@@ -115,59 +151,64 @@ impl<S: Deref<Target = [SectionLine]>> Sections<S> {
     }
 
     /// Takes a free section, from the region of `queue` if there is one. `None` if all are in use.
+    #[inline]
     pub fn allocate(&self, queue: u16) -> Option<Section> {
-        let regions = self.layout.regions;
-        let own = u32::from(queue).checked_rem(regions)?;
-        (own..regions)
+        let (queue, regions) = (u32::from(queue), self.layout.regions);
+        let own = if queue < regions {
+            queue
+        } else {
+            queue.checked_rem(regions)?
+        };
+        self.allocate_in(own)
+            .or_else(|| self.allocate_elsewhere(own))
+    }
+
+    #[cold]
+    fn allocate_elsewhere(&self, own: u32) -> Option<Section> {
+        (own.saturating_add(1)..self.layout.regions)
             .chain(0..own)
             .find_map(|region| self.allocate_in(region))
     }
 
+    #[inline]
     fn allocate_in(&self, region: u32) -> Option<Section> {
-        let region_len = self.layout.region.get();
-        let start = region.checked_mul(region_len)?;
-        let len = self.count.checked_sub(start)?.min(region_len);
-        let first_line = usize::try_from(region)
-            .ok()?
-            .checked_mul(self.layout.lines)?;
-        let words = self.lines.get(first_line..)?.iter().flat_map(|l| &l.0);
-        let mut base = 0u32;
-        for word in words {
-            if base >= len {
-                break;
+        let first = self.first_place(region);
+        for number in 0..self.layout.words {
+            if let Some(bit) = take_bit(self.word(first, number)?) {
+                // All below the number of bits in the storage, or, for the index, below the number of sections.
+                let within = (number as u32).wrapping_mul(64).wrapping_add(bit);
+                let before = region.wrapping_mul(self.layout.region.get());
+                return Some(Section {
+                    index: before.wrapping_add(within),
+                    place: first.wrapping_add(within),
+                });
             }
-            let valid = valid_bits(len.saturating_sub(base));
-            if let Some(bit) = take_bit(word, valid) {
-                return start.checked_add(base)?.checked_add(bit).map(Section);
-            }
-            base = base.saturating_add(64);
         }
         None
     }
 
-    /// Gives a section back. False if it was not in use, or is none of these: then nothing changes.
-    pub fn free(&self, section: Section) -> bool {
-        let Some((word, bit)) = self.locate(section.0) else {
-            return false;
-        };
-        let mask = 1u64 << bit;
-        word.fetch_and(!mask, Ordering::Release) & mask != 0
+    /// Number of a region's first bit.
+    #[inline]
+    fn first_place(&self, region: u32) -> u32 {
+        let lines = (self.layout.lines as u32).wrapping_mul(region);
+        lines.wrapping_mul(BITS)
     }
 
-    /// Word and bit (below 64) of a section.
-    fn locate(&self, index: u32) -> Option<(&AtomicU64, u32)> {
-        if index >= self.count {
-            return None;
-        }
-        let region_len = self.layout.region.get();
-        let region = usize::try_from(index.checked_div(region_len)?).ok()?;
-        let within = index.checked_rem(region_len)?;
-        let line = usize::try_from(within / BITS)
-            .ok()?
-            .checked_add(region.checked_mul(self.layout.lines)?)?;
-        let word = usize::try_from((within % BITS) / 64).ok()?;
-        let word = self.lines.get(line)?.0.get(word)?;
-        Some((word, within % 64))
+    /// The word `number` words behind that with the bit `first`.
+    #[inline]
+    fn word(&self, first: u32, number: usize) -> Option<&AtomicU64> {
+        let word = (first as usize / 64).wrapping_add(number);
+        self.lines.get(word / WORDS)?.0.get(word % WORDS)
+    }
+
+    /// Gives a section back. False if it was not in use: then nothing changes.
+    #[inline]
+    pub fn free(&self, section: Section) -> bool {
+        let Some(word) = self.word(section.place, 0) else {
+            return false;
+        };
+        let mask = 1u64 << (section.place % 64);
+        word.fetch_and(!mask, Ordering::Release) & mask != 0
     }
 
     /// Sections in use now; exact only when nobody allocates or frees.
@@ -177,6 +218,7 @@ impl<S: Deref<Target = [SectionLine]>> Sections<S> {
             .flat_map(|line| &line.0)
             .map(|word| word.load(Ordering::Relaxed).count_ones())
             .fold(0, u32::wrapping_add)
+            .wrapping_sub(self.idle)
     }
 }
 
@@ -188,11 +230,12 @@ const fn valid_bits(len: u32) -> u64 {
     }
 }
 
-/// Sets the lowest clear bit among `valid`; returns its number.
-fn take_bit(word: &AtomicU64, valid: u64) -> Option<u32> {
+/// Sets the lowest clear bit; returns its number.
+#[inline]
+fn take_bit(word: &AtomicU64) -> Option<u32> {
     let mut seen = word.load(Ordering::Relaxed);
     loop {
-        let free = !seen & valid;
+        let free = !seen;
         if free == 0 {
             return None;
         }

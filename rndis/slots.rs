@@ -45,6 +45,7 @@ pub struct Slot {
     bytes: AtomicU32,
     packets: AtomicU32,
     section: AtomicU32,
+    section_place: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -114,8 +115,9 @@ impl<S: Deref<Target = [Slot]>> SlotTable<S> {
         slot.token.store(cargo.token, Ordering::Relaxed);
         slot.bytes.store(cargo.bytes, Ordering::Relaxed);
         slot.packets.store(cargo.packets.into(), Ordering::Relaxed);
-        let section = cargo.section.map_or(NO_SECTION, Section::index);
+        let (section, place) = cargo.section.map_or((NO_SECTION, 0), Section::to_parts);
         slot.section.store(section, Ordering::Relaxed);
+        slot.section_place.store(place, Ordering::Relaxed);
         let generation = slot.state.load(Ordering::Relaxed) & GENERATION_MASK;
         // Release: whoever finds the slot busy finds the cargo in it.
         slot.state.store(BUSY | generation, Ordering::Release);
@@ -192,11 +194,12 @@ impl<S: Deref<Target = [Slot]>> SlotTable<S> {
 impl Slot {
     fn cargo(&self) -> Cargo {
         let section = self.section.load(Ordering::Relaxed);
+        let place = self.section_place.load(Ordering::Relaxed);
         // Written by `allocate` from a `u16`.
         let packets = self.packets.load(Ordering::Relaxed) as u16;
         Cargo {
             token: self.token.load(Ordering::Relaxed),
-            section: (section != NO_SECTION).then_some(Section::from_index(section)),
+            section: (section != NO_SECTION).then_some(Section::from_parts(section, place)),
             bytes: self.bytes.load(Ordering::Relaxed),
             packets,
         }

@@ -13,6 +13,13 @@ fn sections(count: u32, queues: u16) -> Sections<Vec<SectionLine>> {
     Sections::new(lines, count, queues).unwrap()
 }
 
+/// The section of an index, in use or not.
+fn section(sections: &Sections<Vec<SectionLine>>, index: u32) -> Section {
+    let region = index / sections.layout.region;
+    let within = index % sections.layout.region;
+    Section::from_parts(index, sections.first_place(region) + within)
+}
+
 #[test]
 fn a_line_is_a_cache_line() {
     assert_eq!(size_of::<SectionLine>(), 64);
@@ -26,7 +33,7 @@ fn queues_have_lines_of_their_own() {
     let second = sections.allocate(1).unwrap();
     assert_eq!((first.index(), second.index()), (0, 43));
     let line = |section: Section| {
-        let (word, _) = sections.locate(section.index()).unwrap();
+        let word = sections.word(section.place, 0).unwrap();
         core::ptr::from_ref(word) as usize / 64
     };
     assert_ne!(line(first), line(second));
@@ -51,7 +58,7 @@ fn storage_must_be_large_enough_and_zero() {
     assert!(Sections::new(vec![used], 1, 1).is_none());
     let none = Sections::new(Vec::new(), 0, 4).unwrap();
     assert_eq!(none.allocate(0), None);
-    assert!(!none.free(Section(0)));
+    assert!(!none.free(Section::from_parts(0, 0)));
 }
 
 proptest! {
@@ -73,8 +80,11 @@ proptest! {
                     None => prop_assert_eq!(model.len(), count as usize),
                 }
             } else {
-                let index = u32::from(value) % (count + 2);
-                prop_assert_eq!(sections.free(Section(index)), model.remove(&index));
+                let Some(index) = u32::from(value).checked_rem(count) else {
+                    continue;
+                };
+                let freed = sections.free(section(&sections, index));
+                prop_assert_eq!(freed, model.remove(&index));
             }
         }
         prop_assert_eq!(sections.in_use() as usize, model.len());

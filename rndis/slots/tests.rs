@@ -14,7 +14,7 @@ fn table(len: usize) -> SlotTable<Vec<Slot>> {
 fn cargo(token: u64) -> Cargo {
     Cargo {
         token,
-        section: (token % 2 == 0).then_some(Section::from_index(token as u32)),
+        section: (token % 2 == 0).then_some(Section::from_parts(token as u32, token as u32)),
         bytes: token as u32 ^ 0x55,
         packets: token as u16,
     }
