@@ -14,7 +14,6 @@ use crate::{
         channel::{Interrupt, OpenChannel},
         packet::{Packet, DESCRIPTOR_LEN, TRAILER_LEN},
         ring::bytes_used,
-        shared_copy::copy_shared,
         shared_ring::RingIndices,
     },
 };
@@ -30,15 +29,28 @@ impl<H: Interrupt> OpenChannel<H> {
         if self.reading.xchg(true, Acquire) {
             return None;
         }
-        // INVARIANT: The channel is open as long as it is borrowed, and `reading` was false.
-        Some(Reader {
-            raw: self.as_raw(),
-            reading: &self.reading,
-            broken: &self.broken,
-            current: None,
-            unpublished: false,
-            malformed: 0,
-        })
+        let raw = self.as_raw();
+        // SAFETY: The channel is open as long as it is borrowed, so ring and packet buffer are there and do not move. Data
+        // follow the ring's header, of one page.
+        unsafe {
+            let inbound = &raw const (*raw).inbound;
+            let header = (*inbound).ring_buffer.cast::<u8>();
+            // INVARIANT: `reading` was false; hv_vmbus maps the data twice, and only readers move the private index.
+            Some(Reader {
+                raw,
+                data: header.add(size_of::<bindings::hv_ring_buffer>()),
+                size: (*inbound).ring_datasize,
+                index: (*inbound).priv_read_index,
+                written: 0,
+                buffer: (*inbound).pkt_buffer.cast(),
+                buffer_len: (*inbound).pkt_buffer_size & !7,
+                current: 0,
+                unpublished: false,
+                malformed: 0,
+                reading: &self.reading,
+                broken: &self.broken,
+            })
+        }
     }
 
     /// Asks the host for no interrupts, as [`crate::vmbus::channel::InterruptedChannel::mask`] does.
@@ -102,15 +114,25 @@ unsafe fn readable(raw: *mut bindings::vmbus_channel) -> u32 {
 /// # Invariants
 ///
 /// `raw` is open, and `reading` is true for us: nobody else touches the ring's private read index and the
-/// packet buffer.
+/// packet buffer. `data` is the ring's memory, `size` bytes that are mapped twice in a row; `index` is below `size` and a
+/// multiple of 8; `written` and `current` are at most `size`. `buffer` is the channel's packet buffer, of at least `buffer_len`
+/// bytes, a multiple of 8 and enough for a descriptor.
 pub struct Reader<'a> {
     raw: *mut bindings::vmbus_channel,
-    reading: &'a AtomicFlag,
-    broken: &'a AtomicBool,
-    /// Bytes in the ring of the packet that was returned last.
-    current: Option<u32>,
+    data: *const u8,
+    size: u32,
+    /// Where the next packet begins, or the one that was returned last.
+    index: u32,
+    /// Bytes from there on that the host has written, as was seen last: its index lies on a cache line that it writes.
+    written: u32,
+    buffer: *mut u64,
+    buffer_len: u32,
+    /// Bytes in the ring of the packet that was returned last, with its trailer; 0 if there is none.
+    current: u32,
     unpublished: bool,
     malformed: u64,
+    reading: &'a AtomicFlag,
+    broken: &'a AtomicBool,
 }
 
 // SAFETY: The reader can move between CPUs: the C object is not bound to one.
@@ -122,22 +144,17 @@ impl Reader<'_> {
     pub fn next_packet(&mut self) -> Option<Packet<'_>> {
         loop {
             self.advance();
-            // SAFETY: Open by the type invariant.
-            let written = unsafe { readable(self.raw) };
-            if written < DESCRIPTOR_LEN as u32 || self.broken.load(Ordering::Relaxed) {
+            if self.written < DESCRIPTOR_LEN as u32 && !self.look() {
                 return None;
             }
-            let Some((len, copied)) = self.copy_packet(written) else {
+            let Some(copied) = self.copy_packet() else {
                 self.broken.store(true, Ordering::Relaxed);
+                self.written = 0;
                 self.malformed = self.malformed.wrapping_add(1);
                 return None;
             };
-            self.current = Some(len);
-            // SAFETY: Open by the type invariant; `copy_packet` wrote so many bytes of the packet buffer, which
-            // changes only in the next call.
-            let bytes = unsafe {
-                slice::from_raw_parts((*self.raw).inbound.pkt_buffer.cast::<u8>(), copied)
-            };
+            // SAFETY: `copy_packet` wrote so many bytes of the packet buffer, which changes only in the next call.
+            let bytes = unsafe { slice::from_raw_parts(self.buffer.cast::<u8>(), copied) };
             match Packet::parse(bytes) {
                 Ok(packet) => return Some(packet),
                 Err(_) => self.malformed = self.malformed.wrapping_add(1),
@@ -145,37 +162,49 @@ impl Reader<'_> {
         }
     }
 
-    /// Copies the packet at the private read index to the channel's packet buffer, each byte once. Returns its
-    /// bytes in the ring without the trailer, and how many were copied: fewer if the buffer is too small. `None`
-    /// if the packet is longer than the `written` bytes, or than none: where the next begins is not known then.
+    /// Whether the host has written another packet, or more than it had.
     #[inline]
-    fn copy_packet(&self, written: u32) -> Option<(u32, usize)> {
-        // SAFETY: Open by the type invariant, so ring and packet buffer are there and do not move. Data follow the
-        // ring's header. The private read index is within them, and their pages are mapped twice in a row: `written`
-        // bytes are readable from it, as `readable` found no more than the ring has. The packet buffer has `pkt_buffer_size` bytes, is ours
-        // while we read, and is aligned for a descriptor, which it is large enough for.
+    fn look(&mut self) -> bool {
+        // SAFETY: Open by the type invariant, so the ring is mapped.
+        let ring = unsafe { RingIndices::read(&raw const (*self.raw).inbound) };
+        // What the host wrote before its index is read after it.
+        fence(Ordering::Acquire);
+        // INVARIANT: No more than the ring has.
+        self.written = bytes_used(ring.write, self.index, self.size).unwrap_or(0);
+        self.written >= DESCRIPTOR_LEN as u32 && !self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Copies the packet at `index` to the packet buffer, each byte once, and makes it the current one. Returns how many
+    /// bytes were copied: fewer than it has if the buffer is too small. `None` if the packet is longer than what
+    /// the host has written, or than none: where the next begins is not known then.
+    #[inline]
+    fn copy_packet(&mut self) -> Option<usize> {
+        // SAFETY: The buffer is ours by the type invariant. `index` is below `size`, and `written` bytes from it on lie within
+        // the ring, which is mapped twice: at least a descriptor, as the caller has found; then `len`, as is checked here. All
+        // are words at words: ring and buffer begin with pages or as kmalloc aligns, `index`, `len` and `buffer_len` are
+        // multiples of 8.
         unsafe {
-            let inbound = &raw const (*self.raw).inbound;
-            let to = (*inbound).pkt_buffer.cast::<u8>();
-            let data = (*inbound).ring_buffer.cast::<u8>();
-            let from = data
-                .add(size_of::<bindings::hv_ring_buffer>())
-                .add((*inbound).priv_read_index as usize);
-            copy_shared(from, to, DESCRIPTOR_LEN);
-            let len = u32::from((*to.cast::<bindings::vmpacket_descriptor>()).len8).wrapping_mul(8);
-            if len < DESCRIPTOR_LEN as u32 || len.saturating_add(TRAILER_LEN as u32) > written {
+            let from = self.data.add(self.index as usize).cast::<u64>();
+            let descriptor = from.read_volatile();
+            self.buffer.write(descriptor);
+            self.buffer.add(1).write(from.add(1).read_volatile());
+            let len = len_of(descriptor);
+            let whole = len.wrapping_add(TRAILER_LEN as u32);
+            if len < DESCRIPTOR_LEN as u32 || whole > self.written {
                 return None;
             }
-            let copied = len.min((*inbound).pkt_buffer_size) as usize;
-            let rest = copied.saturating_sub(DESCRIPTOR_LEN);
-            copy_shared(from.add(DESCRIPTOR_LEN), to.add(DESCRIPTOR_LEN), rest);
-            Some((len, copied))
+            let copied = len.min(self.buffer_len) as usize;
+            for word in (DESCRIPTOR_LEN / 8)..(copied / 8) {
+                self.buffer.add(word).write(from.add(word).read_volatile());
+            }
+            self.current = whole;
+            Some(copied)
         }
     }
 
     /// The packet returned last counts as not read: it comes again.
     pub fn put_back(&mut self) {
-        self.current = None;
+        self.current = 0;
     }
 
     /// Gives the space of what was read back to the host, and signals it if it waits for that. To be
@@ -185,16 +214,18 @@ impl Reader<'_> {
         self.advance();
         if self.unpublished {
             self.unpublished = false;
-            // SAFETY: Open by the type invariant; sets the shared read index to the private one.
-            unsafe { bindings::hv_pkt_iter_close(self.raw) };
+            // SAFETY: Open by the type invariant, and the private index is ours; C sets the shared one to it.
+            unsafe {
+                (*self.raw).inbound.priv_read_index = self.index;
+                bindings::hv_pkt_iter_close(self.raw);
+            }
         }
     }
 
     /// Whether there is nothing to read now.
     pub fn is_empty(&mut self) -> bool {
         self.advance();
-        // SAFETY: Open by the type invariant.
-        unsafe { readable(self.raw) < DESCRIPTOR_LEN as u32 }
+        !self.look()
     }
 
     /// Packets that were skipped because their descriptor made no sense.
@@ -205,19 +236,18 @@ impl Reader<'_> {
     /// Steps over the packet returned last, as `__hv_pkt_iter_next` does, but without copying another.
     #[inline]
     fn advance(&mut self) {
-        let Some(len) = self.current.take() else {
+        if self.current == 0 {
             return;
-        };
-        // SAFETY: Open by the type invariant; the geometry does not change while it is.
-        let size = unsafe { (*self.raw).inbound.ring_datasize };
-        // SAFETY: Open by the type invariant, and the index is ours alone.
-        let index = unsafe { &mut (*self.raw).inbound.priv_read_index };
-        let next = index.wrapping_add(len).wrapping_add(TRAILER_LEN as u32);
-        *index = if next >= size {
-            next.wrapping_sub(size)
+        }
+        let next = self.index.wrapping_add(self.current);
+        // INVARIANT: `current` is a multiple of 8 and no more than `written`.
+        self.index = if next >= self.size {
+            next.wrapping_sub(self.size)
         } else {
             next
         };
+        self.written = self.written.wrapping_sub(self.current);
+        self.current = 0;
         self.unpublished = true;
     }
 }
@@ -228,4 +258,11 @@ impl Drop for Reader<'_> {
         // After all that touches the ring.
         self.reading.store(false, Release);
     }
+}
+
+/// Bytes of a packet, by the first word of its descriptor.
+#[inline]
+fn len_of(descriptor: u64) -> u32 {
+    let [_, _, _, _, low, high, _, _] = descriptor.to_le_bytes();
+    u32::from(u16::from_le_bytes([low, high])).wrapping_mul(8)
 }
