@@ -409,6 +409,14 @@ pub enum Completion {
     },
 }
 
+/// Whether the payload of a completion packet says that the host consumed an RNDIS packet and liked it: of
+/// [`Completion::decode`] what the packet path needs.
+#[inline]
+pub fn packet_succeeded(payload: &[u8]) -> bool {
+    u32_at(payload, 0) == Some(kind::RNDIS_PACKET_COMPLETE)
+        && u32_at(payload, 4).is_some_and(|status| Status::from_value(status).is_success())
+}
+
 fn body_of<T: FromBytes + KnownLayout + Immutable + zerocopy::Unaligned>(
     message: &[u8],
 ) -> Result<&T, NvspError> {

@@ -102,44 +102,38 @@ impl TxMeta {
     /// start of `out`; returns its length, 44 to 92.
     ///
     /// Lengths wrap beyond 4 GiB; a frame is at most 64 KiB and its headers.
+    #[inline]
     pub fn write_header(&self, out: &mut [u8; MAX_TX_HEADER]) -> usize {
-        let mut ppi_len = 0usize;
-        for record in self.records().into_iter().flatten() {
-            let start = PACKET_HEADER_LEN.wrapping_add(ppi_len);
-            let room = out
-                .get_mut(start..)
-                .and_then(|rest| rest.first_chunk_mut::<RECORD_LEN>());
-            if let Some(room) = room {
-                *room = record.encode();
-                ppi_len = ppi_len.wrapping_add(RECORD_LEN);
-            }
+        let mut end = PACKET_HEADER_LEN;
+        if let Some(hash) = self.hash {
+            append(out, &mut end, TxRecord::hash(hash));
         }
-        // At most 3 records: 48 bytes.
-        self.write_fixed(out, ppi_len as u32);
-        PACKET_HEADER_LEN.wrapping_add(ppi_len)
-    }
-
-    fn records(&self) -> [Option<TxRecord>; 3] {
-        let offload = match self.offload {
-            TxOffload::None => None,
+        if let Some(tci) = self.vlan {
+            append(out, &mut end, TxRecord::vlan(tci));
+        }
+        match self.offload {
+            TxOffload::None => {}
             TxOffload::Checksum {
                 ipv6,
                 transport,
                 l4_offset,
-            } => Some(TxRecord::checksum(ipv6, transport, l4_offset)),
+            } => append(
+                out,
+                &mut end,
+                TxRecord::checksum(ipv6, transport, l4_offset),
+            ),
             TxOffload::Lso {
                 ipv6,
                 mss,
                 l4_offset,
-            } => Some(TxRecord::lso(ipv6, mss, l4_offset)),
-        };
-        [
-            self.hash.map(TxRecord::hash),
-            self.vlan.map(TxRecord::vlan),
-            offload,
-        ]
+            } => append(out, &mut end, TxRecord::lso(ipv6, mss, l4_offset)),
+        }
+        // At most 3 records: 48 bytes.
+        self.write_fixed(out, end.wrapping_sub(PACKET_HEADER_LEN) as u32);
+        end
     }
 
+    #[inline]
     fn write_fixed(&self, out: &mut [u8; MAX_TX_HEADER], ppi_len: u32) {
         let header_len = ppi_len.wrapping_add(PACKET_HEADER_LEN as u32);
         let data_offset = ppi_len.wrapping_add(BODY_LEN as u32);
@@ -159,6 +153,16 @@ impl TxMeta {
         for (field, word) in out.chunks_exact_mut(4).zip(words) {
             field.copy_from_slice(&word.to_le_bytes());
         }
+    }
+}
+
+/// Writes `record` to `end` and moves that on; nothing if there is no room, of which there is enough for one of each kind.
+#[inline]
+fn append(out: &mut [u8; MAX_TX_HEADER], end: &mut usize, record: TxRecord) {
+    let room = out.get_mut(*end..);
+    if let Some(room) = room.and_then(|rest| rest.first_chunk_mut::<RECORD_LEN>()) {
+        *room = record.encode();
+        *end = end.wrapping_add(RECORD_LEN);
     }
 }
 

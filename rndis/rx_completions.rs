@@ -94,6 +94,12 @@ impl<S: DerefMut<Target = [RxCompletion]>> RxCompletions<S> {
         Some(oldest)
     }
 
+    /// Forgets what is owed: nobody waits for it any more.
+    pub const fn clear(&mut self) {
+        self.first = 0;
+        self.len = 0;
+    }
+
     /// `index` is below twice the capacity.
     fn wrap(&self, index: usize) -> usize {
         index.checked_sub(self.storage.len()).unwrap_or(index)
@@ -129,6 +135,8 @@ mod tests {
                 }
                 prop_assert_eq!(queue.len(), model.len());
             }
+            queue.clear();
+            prop_assert_eq!(queue.peek(), None);
         }
     }
 

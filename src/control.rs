@@ -262,9 +262,9 @@ impl<'a> Line<'a> {
             .ok()
             .and_then(|packet| packet.finish(payload.len(), id.value()))
             .ok_or(SendError::Invalid)?;
-        let header = header.get_mut(..header_len).ok_or(SendError::Invalid)?;
+        let header = header.get(..header_len).ok_or(SendError::Invalid)?;
         retry(self.channel, self.deadline, || {
-            self.channel.send_gpa_direct(header, &payload, id.value())
+            self.channel.send_gpa_direct(header, &payload)
         })
     }
 

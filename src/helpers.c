@@ -60,6 +60,15 @@ void netvsc_channel_detach(struct vmbus_channel *channel)
 	spin_unlock_irqrestore(&channel->sched_lock, flags);
 }
 
+/* netvsc_spin_lock_irqsave - take a lock of hv_vmbus. C because it is a macro. Return: for spin_unlock_irqrestore(). */
+unsigned long netvsc_spin_lock_irqsave(spinlock_t *lock)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(lock, flags);
+	return flags;
+}
+
 /**
  * netvsc_alloc_workqueue - a work queue for calls that may wait for the host for ever
  *

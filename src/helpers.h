@@ -14,6 +14,8 @@ extern int netvsc_debug;
 void netvsc_channel_prepare(struct vmbus_channel *channel, u32 max_packet);
 void netvsc_channel_detach(struct vmbus_channel *channel);
 
+unsigned long netvsc_spin_lock_irqsave(spinlock_t *lock);
+
 struct workqueue_struct *netvsc_alloc_workqueue(void);
 
 #endif /* NETVSC_HELPERS_H */

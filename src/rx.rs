@@ -16,7 +16,7 @@ use crate::rndis::{
     coalesce::{Coalescer, Frame, Piece, Step, MAX_PIECES},
     link::LinkEvent,
     message::{kind, HostMessage},
-    nvsp::{self, Completion, Notice, RECEIVE_BUFFER_ID},
+    nvsp::{self, Notice, RECEIVE_BUFFER_ID},
     packet::{self, RxMessage, MAX_RX_HEADER, PACKET_HEADER_LEN},
     rss::MAX_CHANNELS,
     rx_completions::{RxCompletion, RxCompletions},
@@ -29,6 +29,7 @@ use crate::trace;
 use crate::vmbus::{
     packet::{Packet, PacketType},
     transfer_pages::{CheckedRange, TransferPages},
+    SendError,
 };
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -199,20 +200,29 @@ impl Rx<'_> {
 
     /// Sends the completions owed; false if the ring had no room for all.
     fn settle(&self, state: &mut RxState) -> bool {
-        while let Some(owed) = state.owed.peek() {
-            let message = nvsp::rndis_completion(owed.status());
-            match self.channel.send_completion(owed.transaction_id, &message) {
-                Err(crate::vmbus::SendError::Full) => {
-                    self.stats.rx_comp_busy.add(1);
-                    return false;
-                }
-                // A host that has taken the channel away wants no completions.
-                Ok(()) | Err(_) => {
-                    state.owed.pop();
-                }
+        if state.owed.is_empty() {
+            return true;
+        }
+        let sent = self.channel.write(|ring| {
+            while let Some(owed) = state.owed.peek() {
+                let message = nvsp::rndis_completion(owed.status());
+                ring.completion(owed.transaction_id, &message)?;
+                state.owed.pop();
+            }
+            Ok(())
+        });
+        match sent {
+            Ok(()) => true,
+            Err(SendError::Full) => {
+                self.stats.rx_comp_busy.add(1);
+                false
+            }
+            // A host that has taken the channel away wants no completions.
+            Err(_) => {
+                state.owed.clear();
+                true
             }
         }
-        true
     }
 
     /// The host is done with a packet of ours.
@@ -244,12 +254,11 @@ impl Rx<'_> {
                 send.sections.free(section);
             }
         }
-        match Completion::decode(packet.payload) {
-            Ok(Completion::RndisPacket { status }) if status.is_success() => {
-                self.stats.tx_packets.add(sent.packets.into());
-                self.stats.tx_bytes.add(sent.bytes.into());
-            }
-            _ => self.stats.tx_errors.add(sent.packets.into()),
+        if nvsp::packet_succeeded(packet.payload) {
+            self.stats.tx_packets.add(sent.packets.into());
+            self.stats.tx_bytes.add(sent.bytes.into());
+        } else {
+            self.stats.tx_errors.add(sent.packets.into());
         }
         if let Some(skb) = sent.skb {
             skb.consume(budget);

@@ -288,23 +288,14 @@ impl<'a> Tx<'a> {
     }
 
     /// Writes header, frame and padding into a section. The sizes were checked against the section, and
-    /// sections lie in the buffer, so no part of this can fail.
+    /// sections lie in the buffer, so this cannot fail.
+    #[inline(always)]
     fn write(&self, section: Section, start: u32, header: &[u8], skb: &SkBuff, len: u32, pad: u32) {
-        const ZEROES: [u8; 4096] = [0; 4096];
-        let buffer = &self.send.buffer;
         let at = self
             .send
             .offset(section.index())
             .wrapping_add(start as usize);
-        let frame = at.wrapping_add(header.len());
-        let end = frame.wrapping_add(len as usize);
-        let mut written = buffer
-            .copy_in(at, header)
-            .and_then(|()| skb.copy_to(buffer, frame, len));
-        if pad > 0 {
-            let zeroes = ZEROES.get(..pad as usize).unwrap_or(&[]);
-            written = written.and_then(|()| buffer.copy_in(end, zeroes));
-        }
+        let written = skb.copy_to(&self.send.buffer, at, header, len, pad);
         debug_assert!(written.is_ok());
     }
 
@@ -403,9 +394,8 @@ impl<'a> Tx<'a> {
             packet.finish(message.len(), id.value())
         };
         let len = build(&mut buffer[..]).ok_or(SendError::Invalid)?;
-        let descriptor = buffer.get_mut(..len).ok_or(SendError::Invalid)?;
-        self.channel
-            .send_gpa_direct(descriptor, &message, id.value())
+        let descriptor = buffer.get(..len).ok_or(SendError::Invalid)?;
+        self.channel.send_gpa_direct(descriptor, &message)
     }
 
     /// The frame was not sent: it goes back to the stack, or is dropped if waiting cannot help.

@@ -40,6 +40,8 @@ mod shared_copy;
 mod shared_ring;
 #[cfg(MODULE)]
 pub mod subchannel;
+#[cfg(MODULE)]
+pub mod writer;
 
 #[cfg(MODULE)]
 pub use self::{
@@ -52,4 +54,5 @@ pub use self::{
     receive::Reader,
     send::SendError,
     subchannel::Subchannels,
+    writer::Writer,
 };

@@ -2,21 +2,17 @@
 
 //! Sending on an open channel. From any context, by any number of senders at a time.
 //!
-//! C source: `drivers/hv/channel.c`, `drivers/hv/ring_buffer.c`. `hv_vmbus` takes the ring's lock, copies the
-//! packet, and signals the host if the ring was empty and the host wants to know. Transaction ids are
-//! the caller's: the channel is opened without a requestor.
+//! Transaction ids are the caller's: the channel is opened without a requestor.
 
-use crate::{
-    bindings,
-    vmbus::{
-        channel::{Interrupt, OpenChannel},
-        gpa_direct::GPA_DIRECT_HEADER_LEN,
-        packet::{DESCRIPTOR_LEN, FLAG_COMPLETION_REQUESTED, TRAILER_LEN},
-        ring::{bytes_free, bytes_used},
-        shared_ring::RingIndices,
-    },
+use crate::vmbus::{
+    channel::{Interrupt, OpenChannel},
+    gpa_direct::GPA_DIRECT_HEADER_LEN,
+    packet::{PacketDescriptor, PacketType, DESCRIPTOR_LEN, FLAG_COMPLETION_REQUESTED},
+    ring::bytes_free,
+    shared_ring::RingIndices,
+    writer::Writer,
 };
-use kernel::{ffi::c_int, prelude::*};
+use kernel::prelude::*;
 
 /// Why a packet was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,18 +36,10 @@ impl From<SendError> for Error {
     }
 }
 
-fn sent(result: c_int) -> Result<(), SendError> {
-    match result {
-        0 => Ok(()),
-        error if error == EAGAIN.to_errno() => Err(SendError::Full),
-        error if error == ENODEV.to_errno() => Err(SendError::Rescinded),
-        _ => Err(SendError::Invalid),
-    }
-}
-
 impl<H: Interrupt> OpenChannel<H> {
     /// Sends `payload` in-band under `transaction`. With `want_completion` the host answers with a
     /// completion of the same id, which should not be 0: hosts may take that for none.
+    #[inline]
     pub fn send_inband(
         &self,
         payload: &[u8],
@@ -59,85 +47,24 @@ impl<H: Interrupt> OpenChannel<H> {
         want_completion: bool,
     ) -> Result<(), SendError> {
         let flags = if want_completion {
-            FLAG_COMPLETION_REQUESTED.into()
+            FLAG_COMPLETION_REQUESTED
         } else {
             0
         };
-        let kind = bindings::vmbus_packet_type_VM_PKT_DATA_INBAND;
-        self.send(payload, transaction, kind, flags)
+        let descriptor = descriptor(PacketType::DataInBand, flags, transaction, payload);
+        self.write(|ring| ring.put(descriptor.ok_or(SendError::Invalid)?.as_bytes(), payload))
     }
 
-    /// Sends the completion that the host asked for in its packet `transaction`.
-    pub fn send_completion(&self, transaction: u64, payload: &[u8]) -> Result<(), SendError> {
-        let kind = bindings::vmbus_packet_type_VM_PKT_COMP;
-        self.send(payload, transaction, kind, 0)
-    }
-
-    #[inline]
-    fn send(
-        &self,
-        payload: &[u8],
-        transaction: u64,
-        kind: bindings::vmbus_packet_type,
-        flags: u32,
-    ) -> Result<(), SendError> {
-        let len = self.payload_len(DESCRIPTOR_LEN, payload)?;
-        // SAFETY: The channel is open as long as we have it; C copies `len` bytes of `payload`, which it
-        // does not write.
-        sent(unsafe {
-            bindings::vmbus_sendpacket(
-                self.as_raw(),
-                payload.as_ptr().cast_mut().cast(),
-                len,
-                transaction,
-                kind,
-                flags,
-            )
-        })
-    }
-
-    /// Sends a GPA-direct packet: `header` as [`crate::vmbus::gpa_direct::GpaDirect`] makes it, then
+    /// Sends a GPA-direct packet: `header` as [`crate::vmbus::gpa_direct::GpaDirect`] makes it for this `payload`, then
     /// `payload`. The host answers with a completion; until that comes, or the channel is closed, it
     /// may read (and on a host without an IOMMU write) the pages that `header` names, which must not be
     /// used for anything else meanwhile.
-    pub fn send_gpa_direct(
-        &self,
-        header: &mut [u8],
-        payload: &[u8],
-        transaction: u64,
-    ) -> Result<(), SendError> {
-        if header.len() <= GPA_DIRECT_HEADER_LEN || header.len() % 8 != 0 {
-            return Err(SendError::Invalid);
-        }
-        let len = self.payload_len(header.len(), payload)?;
-        // SAFETY: As in `send`. C also writes the descriptor, within the first 24 bytes of `header`, by a
-        // packed structure that needs no alignment; `payload_len` checked that the length fits `u32`.
-        sent(unsafe {
-            bindings::vmbus_sendpacket_mpb_desc(
-                self.as_raw(),
-                header.as_mut_ptr().cast(),
-                header.len() as u32,
-                payload.as_ptr().cast_mut().cast(),
-                len,
-                transaction,
-            )
-        })
-    }
-
-    /// Length of `payload`, if a packet with it fits into the descriptor's lengths and an empty ring.
     #[inline]
-    fn payload_len(&self, header: usize, payload: &[u8]) -> Result<u32, SendError> {
-        // SAFETY: The channel is open; its geometry does not change.
-        let ring = unsafe { (*self.as_raw()).outbound.ring_datasize } as usize;
-        let whole = header
-            .saturating_add(payload.len())
-            .checked_next_multiple_of(8)
-            .filter(|whole| whole / 8 <= usize::from(u16::MAX))
-            .ok_or(SendError::Invalid)?;
-        if whole.saturating_add(TRAILER_LEN) >= ring {
+    pub fn send_gpa_direct(&self, header: &[u8], payload: &[u8]) -> Result<(), SendError> {
+        if header.len() <= GPA_DIRECT_HEADER_LEN {
             return Err(SendError::Invalid);
         }
-        u32::try_from(payload.len()).map_err(|_| SendError::Invalid)
+        self.write(|ring| ring.put(header, payload))
     }
 
     /// Bytes that can be written before the ring is full; changes at any time.
@@ -153,7 +80,7 @@ impl<H: Interrupt> OpenChannel<H> {
     pub fn cannot_send(&self) -> bool {
         // SAFETY: As in `bytes_to_write`.
         let ring = unsafe { RingIndices::read(&raw const (*self.as_raw()).outbound) };
-        bytes_used(ring.write, ring.read, ring.size).is_none()
+        ring.is_nonsense()
     }
 
     /// Whether more than `percent` per cent of the ring are free.
@@ -164,4 +91,31 @@ impl<H: Interrupt> OpenChannel<H> {
         let free = u64::from(bytes_free(ring.write, ring.read, ring.size));
         free.wrapping_mul(100) > u64::from(ring.size).wrapping_mul(percent.into())
     }
+}
+
+impl Writer<'_> {
+    /// Puts the completion that the host asked for in its packet `transaction`.
+    #[inline]
+    pub fn completion(&mut self, transaction: u64, payload: &[u8]) -> Result<(), SendError> {
+        let descriptor = descriptor(PacketType::Completion, 0, transaction, payload);
+        self.put(descriptor.ok_or(SendError::Invalid)?.as_bytes(), payload)
+    }
+}
+
+/// The descriptor of a packet in which `payload` follows the descriptor; `None` if that is too long.
+#[inline(always)]
+fn descriptor(
+    packet_type: PacketType,
+    flags: u16,
+    transaction: u64,
+    payload: &[u8],
+) -> Option<PacketDescriptor> {
+    let len8 = payload.len().div_ceil(8).checked_add(DESCRIPTOR_LEN / 8)?;
+    Some(PacketDescriptor {
+        packet_type: packet_type.value().into(),
+        offset8: (DESCRIPTOR_LEN as u16 / 8).into(),
+        len8: u16::try_from(len8).ok()?.into(),
+        flags: flags.into(),
+        transaction_id: transaction.into(),
+    })
 }

@@ -2,7 +2,7 @@
 
 //! Looking at the indices of a mapped ring. What they mean is in [`crate::vmbus::ring`].
 
-use crate::bindings;
+use crate::{bindings, vmbus::ring::bytes_used};
 
 /// A ring's indices as they were at one moment, and its size.
 #[derive(Clone, Copy, Debug)]
@@ -30,5 +30,12 @@ impl RingIndices {
                 size: (*info).ring_datasize,
             }
         }
+    }
+
+    /// Whether these are indices that no honest host leaves: outside the ring, or, as all packets are whole words, not at a
+    /// word.
+    #[inline]
+    pub(super) fn is_nonsense(&self) -> bool {
+        self.write % 8 != 0 || bytes_used(self.write, self.read, self.size).is_none()
     }
 }

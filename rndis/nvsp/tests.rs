@@ -237,7 +237,11 @@ proptest! {
         version in proptest::sample::select(&NvspVersion::NEWEST_FIRST),
     ) {
         let bytes = [kind.to_le_bytes().to_vec(), body].concat();
-        let _ = Completion::decode(&bytes);
+        let succeeded = matches!(
+            Completion::decode(&bytes),
+            Ok(Completion::RndisPacket { status }) if status.is_success()
+        );
+        prop_assert_eq!(packet_succeeded(&bytes), succeeded);
         let _ = Notice::decode(&bytes, version);
         let _ = decode_rndis_packet(&bytes);
     }
@@ -245,5 +249,13 @@ proptest! {
     #[test]
     fn any_status_survives_the_wire(value: u32) {
         prop_assert_eq!(Status::from_value(value).value(), value);
+    }
+}
+
+#[test]
+fn a_packet_succeeded_if_the_host_says_so() {
+    for status in [0, 1, 2, 5] {
+        let completion = rndis_completion(Status::from_value(status));
+        assert_eq!(packet_succeeded(&completion), status == 1);
     }
 }

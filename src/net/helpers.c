@@ -192,11 +192,20 @@ int netvsc_tx_pieces(const struct sk_buff *skb, struct netvsc_tx_piece *out, u32
 	return count;
 }
 
-/* netvsc_tx_copy - copy a frame of @len bytes into send-section memory; false if it has not so many. */
-bool netvsc_tx_copy(const struct sk_buff *skb, void *to, u32 len)
+/*
+ * netvsc_tx_copy - write @header, a frame of @len bytes and @pad zeros into send-section memory
+ *
+ * Return: false if the frame has not so many bytes.
+ */
+bool netvsc_tx_copy(const struct sk_buff *skb, void *to, const void *header, u32 header_len, u32 len,
+		    u32 pad)
 {
 	if (unlikely(len > skb->len))
 		return false;
+	memcpy(to, header, header_len);
+	to += header_len;
+	if (pad)
+		memset(to + len, 0, pad);
 	if (likely(!skb_is_nonlinear(skb))) {
 		memcpy(to, skb->data, len);
 		return true;

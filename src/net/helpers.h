@@ -90,7 +90,8 @@ bool netvsc_rx_finish(struct napi_struct *napi, struct sk_buff *skb,
 int netvsc_tx_prepare(struct sk_buff *skb, u32 max_pages, u32 csum_mask,
 		      struct netvsc_tx_meta *meta);
 int netvsc_tx_pieces(const struct sk_buff *skb, struct netvsc_tx_piece *out, u32 max);
-bool netvsc_tx_copy(const struct sk_buff *skb, void *to, u32 len);
+bool netvsc_tx_copy(const struct sk_buff *skb, void *to, const void *header, u32 header_len, u32 len,
+		    u32 pad);
 
 bool netvsc_txq_completed(struct net_device *dev, unsigned int queue, u32 packets, u32 bytes);
 netdev_features_t netvsc_features_check(struct sk_buff *skb, struct net_device *dev,

@@ -85,13 +85,33 @@ impl SkBuff {
         Ok(TxPrepared::from_raw(unsafe { meta.assume_init_ref() }))
     }
 
-    /// Copies the frame, `len` bytes, to `offset` of memory that a host may read meanwhile.
+    /// Writes `header`, the frame, which has `len` bytes, and `pad` zeros to `offset` of memory that a host may read
+    /// meanwhile.
     #[inline]
-    pub(crate) fn copy_to(&self, memory: &impl SharedMemory, offset: usize, len: u32) -> Result {
-        let to = memory.region(offset, len as usize).ok_or(EINVAL)?;
-        // SAFETY: `self` is valid; `region` gave `len` writable bytes. C checks `len` against the
-        // frame.
-        if unsafe { bindings::netvsc_tx_copy(self.0.as_ptr(), to.as_ptr().cast(), len) } {
+    pub(crate) fn copy_to(
+        &self,
+        memory: &impl SharedMemory,
+        offset: usize,
+        header: &[u8],
+        len: u32,
+        pad: u32,
+    ) -> Result {
+        let whole = u64::from(len).wrapping_add(u64::from(pad)) as usize;
+        let whole = whole.checked_add(header.len()).ok_or(EINVAL)?;
+        let to = memory.region(offset, whole).ok_or(EINVAL)?;
+        // SAFETY: `self` is valid; `region` gave as many writable bytes as C writes, no fewer than `header` has, so its
+        // length fits wherever the region's does. C checks `len` against the frame.
+        let copied = unsafe {
+            bindings::netvsc_tx_copy(
+                self.0.as_ptr(),
+                to.as_ptr().cast(),
+                header.as_ptr().cast(),
+                header.len() as u32,
+                len,
+                pad,
+            )
+        };
+        if copied {
             Ok(())
         } else {
             Err(EFAULT)

@@ -97,7 +97,7 @@ mod tests {
         let host = bench.device.host();
         let mut bytes = buffer()?;
         bench.channel.send_inband(b"ten bytes.", 77, true)?;
-        bench.channel.send_completion(78, &[])?;
+        bench.channel.write(|ring| ring.completion(78, &[]))?;
         let len = host.read(&mut bytes).ok_or(ENOENT)?;
         let packet = Packet::parse(&bytes[..len]).map_err(|_| EINVAL)?;
         assert_eq!(packet.packet_type, PacketType::DataInBand);

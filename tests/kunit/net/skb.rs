@@ -94,16 +94,16 @@ mod tests {
     fn a_frame_is_copied_whole_and_within_bounds_only() -> Result {
         let to = Plain(KVec::from_elem(0u8, 8192, GFP_KERNEL)?);
         let skb = frame(90, 2, 3000)?;
-        skb.copy_to(&to, 10, 6090)?;
+        skb.copy_to(&to, 10, &[], 6090, 0)?;
         assert!(is_pattern(&to.0[10..6100]));
         assert_eq!((to.0[9], to.0[6100]), (0, 0));
-        assert_eq!(skb.copy_to(&to, 8192 - 6089, 6090), Err(EINVAL));
-        assert_eq!(skb.copy_to(&to, usize::MAX, 6090), Err(EINVAL));
+        assert_eq!(skb.copy_to(&to, 8192 - 6089, &[], 6090, 0), Err(EINVAL));
+        assert_eq!(skb.copy_to(&to, usize::MAX, &[], 6090, 0), Err(EINVAL));
         // More than the frame has.
-        assert_eq!(skb.copy_to(&to, 0, 6091), Err(EFAULT));
+        assert_eq!(skb.copy_to(&to, 0, &[], 6091, 0), Err(EFAULT));
         let linear = frame(300, 0, 0)?;
-        assert_eq!(linear.copy_to(&to, 0, 4000), Err(EFAULT));
-        linear.copy_to(&to, 1000, 300)?;
+        assert_eq!(linear.copy_to(&to, 0, &[], 4000, 0), Err(EFAULT));
+        linear.copy_to(&to, 1000, &[], 300, 0)?;
         assert!(is_pattern(&to.0[1000..1300]));
         Ok(())
     }
@@ -210,7 +210,7 @@ mod tests {
             assert_eq!(prepared.meta.len, 196);
         }
         let to = Plain(KVec::from_elem(0u8, 200, GFP_KERNEL)?);
-        skb.copy_to(&to, 0, 196)?;
+        skb.copy_to(&to, 0, &[], 196, 0)?;
         assert!(is_pattern(&to.0[..12]));
         assert_eq!((to.0[12], to.0[195]), (16, 199));
         Ok(())
@@ -226,7 +226,7 @@ mod tests {
         pieces.find(&skb)?;
         assert_eq!(pieces.iter().count(), 1);
         let to = Plain(KVec::from_elem(0u8, 3060, GFP_KERNEL)?);
-        skb.copy_to(&to, 0, 3060)?;
+        skb.copy_to(&to, 0, &[], 3060, 0)?;
         assert!(is_pattern(&to.0));
         let mut long = frame(60, 4, 30_000)?;
         assert_eq!(prepare(&mut long, 4, 0).err(), Some(E2BIG));
