@@ -73,6 +73,8 @@ pub(crate) struct TxState {
     headers: HostPages,
     /// Where GPA-direct headers are built; what is sent of it was written for that packet.
     descriptor: KBox<[u8; MAX_DESCRIPTOR]>,
+    /// Where the frame lies that is being sent from its own memory.
+    pieces: KBox<Pieces>,
     batch: Option<Batch>,
 }
 
@@ -83,6 +85,7 @@ impl TxState {
         Ok(Self {
             headers: HostPages::new(MAX_IN_FLIGHT.wrapping_mul(HEADER_ROOM) / PAGE_SIZE)?,
             descriptor: KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?,
+            pieces: KBox::new(Pieces::new(), GFP_KERNEL)?,
             batch: None,
         })
     }
@@ -300,10 +303,15 @@ impl<'a> Tx<'a> {
     }
 
     /// Sends the batch, if there is one.
+    #[inline(always)]
     fn flush(&self, state: &mut TxState) {
-        let Some(batch) = state.batch.take() else {
-            return;
-        };
+        if let Some(batch) = state.batch.take() {
+            self.send_batch(batch);
+        }
+    }
+
+    #[inline(never)]
+    fn send_batch(&self, batch: Batch) {
         let packets = u64::from(batch.packets);
         let sent = Sent {
             skb: Some(batch.last),
@@ -343,8 +351,7 @@ impl<'a> Tx<'a> {
         prepared: &TxPrepared,
         header: &[u8],
     ) -> Result<(), Unsent> {
-        let mut pieces = Pieces::new();
-        if pieces.find(&skb).is_err() {
+        if state.pieces.find(&skb).is_err() {
             return Err(self.dropped(E2BIG));
         }
         let sent = Sent {
@@ -360,7 +367,7 @@ impl<'a> Tx<'a> {
         self.locked.sent(prepared.wire_bytes);
         let result = put_header(state, id, header)
             .ok_or(SendError::Invalid)
-            .and_then(|header| self.send_pieces(&mut state.descriptor, header, &pieces, id));
+            .and_then(|header| self.send_pieces(&mut state.descriptor, header, &state.pieces, id));
         result.map_err(|error| {
             let skb = self.cancel(id).and_then(|sent| sent.skb);
             self.later(error, skb)

@@ -129,6 +129,7 @@ impl<'a> GpaDirect<'a> {
     }
 
     /// Adds `len` guest-physically contiguous bytes as one range, over as many pages as they touch.
+    #[inline]
     pub fn push(&mut self, address: u64, len: u32) -> Result<(), GpaDirectError> {
         let end = address
             .checked_add(u64::from(len))
@@ -137,11 +138,12 @@ impl<'a> GpaDirect<'a> {
         let first = address >> PAGE_SHIFT;
         let last = end.saturating_sub(1) >> PAGE_SHIFT;
         let offset = u32::try_from(address & PAGE_MASK).map_err(|_| GpaDirectError::BadRange)?;
-        self.push_pages(offset, len, first..=last)
+        self.push_pages(offset, len, first..last.saturating_add(1))
     }
 
     /// Adds one range of `len` bytes that starts `offset` bytes into the first of `pfns` and runs
     /// through all of them, which need not be neighbours (vmalloc memory). On error nothing is added.
+    #[inline]
     pub fn push_pages(
         &mut self,
         offset: u32,
@@ -156,47 +158,35 @@ impl<'a> GpaDirect<'a> {
             .bytes
             .checked_add(len)
             .ok_or(GpaDirectError::BadRange)?;
-        let pages = end.div_ceil(PAGE_SIZE);
-        let start = self.len;
-        let result = self.write_range(offset, len, pages, pfns);
-        if result.is_err() {
-            self.len = start;
-            return result;
-        }
+        self.write_range(offset, len, end.div_ceil(PAGE_SIZE), pfns)?;
         self.ranges = self.ranges.saturating_add(1);
         self.bytes = bytes;
         Ok(())
     }
 
+    #[inline]
     fn write_range(
         &mut self,
         offset: u32,
         len: u32,
         pages: u32,
-        pfns: impl Iterator<Item = u64>,
+        mut pfns: impl Iterator<Item = u64>,
     ) -> Result<(), GpaDirectError> {
-        self.append(&len.to_le_bytes())?;
-        self.append(&offset.to_le_bytes())?;
-        let mut left = pages;
-        for pfn in pfns {
-            left = left.checked_sub(1).ok_or(GpaDirectError::PageCount)?;
-            self.append(&pfn.to_le_bytes())?;
-        }
-        if left == 0 {
-            Ok(())
-        } else {
-            Err(GpaDirectError::PageCount)
-        }
-    }
-
-    fn append<const N: usize>(&mut self, bytes: &[u8; N]) -> Result<(), GpaDirectError> {
-        let room = self
-            .buffer
-            .get_mut(self.len..)
-            .and_then(|rest| rest.first_chunk_mut::<N>())
+        let end = self.len.saturating_add(header_len(1, pages as usize));
+        let end = end.saturating_sub(GPA_DIRECT_HEADER_LEN);
+        let room = self.buffer.get_mut(self.len..end);
+        let (range, rest) = room
+            .and_then(|room| room.split_first_chunk_mut::<8>())
             .ok_or(GpaDirectError::BufferFull)?;
-        *room = *bytes;
-        self.len = self.len.saturating_add(N);
+        *range = (u64::from(offset) << 32 | u64::from(len)).to_le_bytes();
+        for place in rest.chunks_exact_mut(8) {
+            let pfn = pfns.next().ok_or(GpaDirectError::PageCount)?;
+            place.copy_from_slice(&pfn.to_le_bytes());
+        }
+        if pfns.next().is_some() {
+            return Err(GpaDirectError::PageCount);
+        }
+        self.len = end;
         Ok(())
     }
 

@@ -140,7 +140,7 @@ unsafe impl Send for Reader<'_> {}
 
 impl Reader<'_> {
     /// The next packet, as a copy that lives until the next call. `None` if there is none.
-    #[inline]
+    #[inline(always)]
     pub fn next_packet(&mut self) -> Option<Packet<'_>> {
         loop {
             self.advance();
@@ -177,7 +177,7 @@ impl Reader<'_> {
     /// Copies the packet at `index` to the packet buffer, each byte once, and makes it the current one. Returns how many
     /// bytes were copied: fewer than it has if the buffer is too small. `None` if the packet is longer than what
     /// the host has written, or than none: where the next begins is not known then.
-    #[inline]
+    #[inline(always)]
     fn copy_packet(&mut self) -> Option<usize> {
         // SAFETY: The buffer is ours by the type invariant. `index` is below `size`, and `written` bytes from it on lie within
         // the ring, which is mapped twice: at least a descriptor, as the caller has found; then `len`, as is checked here. All

@@ -39,7 +39,7 @@ impl From<SendError> for Error {
 impl<H: Interrupt> OpenChannel<H> {
     /// Sends `payload` in-band under `transaction`. With `want_completion` the host answers with a
     /// completion of the same id, which should not be 0: hosts may take that for none.
-    #[inline]
+    #[inline(always)]
     pub fn send_inband(
         &self,
         payload: &[u8],
@@ -59,7 +59,7 @@ impl<H: Interrupt> OpenChannel<H> {
     /// `payload`. The host answers with a completion; until that comes, or the channel is closed, it
     /// may read (and on a host without an IOMMU write) the pages that `header` names, which must not be
     /// used for anything else meanwhile.
-    #[inline]
+    #[inline(always)]
     pub fn send_gpa_direct(&self, header: &[u8], payload: &[u8]) -> Result<(), SendError> {
         if header.len() <= GPA_DIRECT_HEADER_LEN {
             return Err(SendError::Invalid);
@@ -95,7 +95,7 @@ impl<H: Interrupt> OpenChannel<H> {
 
 impl Writer<'_> {
     /// Puts the completion that the host asked for in its packet `transaction`.
-    #[inline]
+    #[inline(always)]
     pub fn completion(&mut self, transaction: u64, payload: &[u8]) -> Result<(), SendError> {
         let descriptor = descriptor(PacketType::Completion, 0, transaction, payload);
         self.put(descriptor.ok_or(SendError::Invalid)?.as_bytes(), payload)

@@ -36,7 +36,7 @@ impl<H: Interrupt> OpenChannel<H> {
     ///
     /// `Rescinded`: the host has taken the channel away, before or meanwhile; what was written has no reader.
     /// Otherwise the result of `write`.
-    #[inline]
+    #[inline(always)]
     pub fn write(
         &self,
         write: impl FnOnce(&mut Writer<'_>) -> Result<(), SendError>,
@@ -149,6 +149,7 @@ impl Writer<'_> {
 
     /// The counters in the channel's folder of sysfs, as `hv_vmbus` keeps them.
     #[cold]
+    #[inline(never)]
     fn count_full(&mut self) {
         // SAFETY: Open by the type invariant; the counters are written under the ring's lock, which we hold.
         unsafe {
@@ -181,7 +182,7 @@ impl Writer<'_> {
         }
         if written {
             // SAFETY: The channel is open as long as this lives.
-            unsafe { signal(raw, header, self.first) };
+            unsafe { signal_if_wanted(raw, header, self.first) };
         }
     }
 }
@@ -223,7 +224,7 @@ unsafe fn put_words(bytes: &[u8], to: *mut u64) {
 /// `raw` is open, `header` is the header of its outbound ring, and a full barrier lies between the last change of the write
 /// index and this.
 #[inline]
-unsafe fn signal(raw: *mut bindings::vmbus_channel, header: *const u32, first: u32) {
+unsafe fn signal_if_wanted(raw: *mut bindings::vmbus_channel, header: *const u32, first: u32) {
     // SAFETY: By the requirements of this function; both words lie in the header.
     unsafe {
         if header.add(INTERRUPT_MASK).read_volatile() != 0 {
@@ -232,11 +233,24 @@ unsafe fn signal(raw: *mut bindings::vmbus_channel, header: *const u32, first: u
         // The mask is read before the index.
         fence(Ordering::Acquire);
         if header.add(READ_INDEX).read_volatile() == first {
-            // A statistic for sysfs, which `hv_vmbus` does not lock either.
-            let signals = &raw mut (*raw).intr_out_empty;
-            signals.write_volatile(signals.read_volatile().wrapping_add(1));
-            bindings::vmbus_setevent(raw);
+            signal(raw);
         }
+    }
+}
+
+/// Signals the host, which takes an exit to it or a monitor page.
+///
+/// # Safety
+///
+/// `raw` is open.
+#[inline(never)]
+unsafe fn signal(raw: *mut bindings::vmbus_channel) {
+    // SAFETY: By the requirements of this function. The count is a statistic for sysfs, which `hv_vmbus` does not lock
+    // either.
+    unsafe {
+        let signals = &raw mut (*raw).intr_out_empty;
+        signals.write_volatile(signals.read_volatile().wrapping_add(1));
+        bindings::vmbus_setevent(raw);
     }
 }
 
