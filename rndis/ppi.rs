@@ -209,6 +209,7 @@ pub enum PpiError {
 
 impl RxInfo {
     /// Walks the records once, front to back.
+    #[inline(always)]
     pub fn parse(mut records: &[u8]) -> Result<Self, PpiError> {
         let mut this = Self::default();
         while !records.is_empty() {
@@ -225,6 +226,7 @@ impl RxInfo {
         Ok(this)
     }
 
+    #[inline]
     fn take(&mut self, header: &RecordHeader, record: &[u8]) -> Result<(), PpiError> {
         match header.record_type.get() {
             VLAN => {
@@ -255,6 +257,7 @@ impl RxInfo {
     }
 }
 
+#[inline]
 fn payload(header: &RecordHeader, record: &[u8]) -> Result<u32, PpiError> {
     let offset = usize::try_from(header.payload_offset.get()).map_err(|_| PpiError::Payload)?;
     if offset < RECORD_HEADER_LEN {

@@ -60,7 +60,7 @@ impl RxState {
         Ok(Self {
             owed: RxCompletions::new(filled(MAX_OWED)?),
             coalescer: Coalescer::new(filled(MAX_PIECES)?),
-            header: filled(MAX_RX_HEADER)?,
+            header: filled(MAX_RX_HEADER + WORD)?,
         })
     }
 }
@@ -473,22 +473,26 @@ impl Rx<'_> {
     }
 }
 
-/// Bytes of a message that are copied at once: its header, and the per-packet info that hosts send.
-const USUAL_HEADER: usize = 112;
+/// Bytes that are copied at once, from the word on in which a message begins: its header, and the per-packet info that
+/// hosts send.
+const USUAL_HEADER: usize = 120;
+const WORD: usize = size_of::<u64>();
 
 /// Copies a message's header and per-packet info, each once, and maybe a few bytes more.
 #[inline]
 fn copy_header<'a>(to: &'a mut [u8], area: &ReceiveArea, range: CheckedRange) -> Option<&'a [u8]> {
     let offset = range.offset() as usize;
-    let begun = if range.len() as usize >= USUAL_HEADER {
-        // A length that the compiler knows: no loop.
+    let (to, begun) = if range.len() as usize >= USUAL_HEADER {
+        // Whole words, as messages may begin anywhere; and a length that the compiler knows: no loop.
+        let before = offset % WORD;
         let first = to.first_chunk_mut::<USUAL_HEADER>()?;
-        area.buffer.copy_out(offset, first).ok()?;
-        USUAL_HEADER
+        area.buffer.copy_out(offset & !(WORD - 1), first).ok()?;
+        (to.get_mut(before..)?, USUAL_HEADER.wrapping_sub(before))
     } else {
         let first = to.get_mut(..range.len() as usize)?;
         area.buffer.copy_out(offset, first).ok()?;
-        first.len()
+        let begun = first.len();
+        (to, begun)
     };
     let fixed = to.get(..PACKET_HEADER_LEN.min(begun))?;
     let len = packet::header_len(fixed, range.len());
