@@ -46,6 +46,14 @@ pub(crate) struct TxStats {
     pub(crate) busy: Counter,
     /// Frames sent from their own memory because no send section was free.
     pub(crate) send_full: Counter,
+    /// Frames that the host was asked to segment.
+    pub(crate) lso_packets: Counter,
+    /// Their bytes.
+    pub(crate) lso_bytes: Counter,
+    /// Frames on the wire that become of them.
+    pub(crate) lso_wire_packets: Counter,
+    /// The bytes of those.
+    pub(crate) lso_wire_bytes: Counter,
     /// Times the queue was stopped.
     pub(crate) stop_queue: Counter,
     /// Frames dropped for a broken VLAN tag.
@@ -54,6 +62,17 @@ pub(crate) struct TxStats {
     pub(crate) timeouts: Counter,
     /// Frames dropped on the transmit side, for any of the reasons above or no device.
     pub(crate) dropped: Counter,
+}
+
+impl TxStats {
+    /// Counts a frame of `len` bytes that the host shall segment.
+    #[inline]
+    pub(crate) fn add_lso(&self, len: u32, wire_packets: u32, wire_bytes: u32) {
+        self.lso_packets.add(1);
+        self.lso_bytes.add(len.into());
+        self.lso_wire_packets.add(wire_packets.into());
+        self.lso_wire_bytes.add(wire_bytes.into());
+    }
 }
 
 /// Counters written by the queue's poll.
@@ -132,6 +151,10 @@ impl QueueStats {
             bytes: self.poll.tx_bytes.get(),
             drops: dropped.wrapping_add(refused),
             drop_errors: refused,
+            lso_packets: self.tx.lso_packets.get(),
+            lso_bytes: self.tx.lso_bytes.get(),
+            lso_wire_packets: self.tx.lso_wire_packets.get(),
+            lso_wire_bytes: self.tx.lso_wire_bytes.get(),
             stop: self.tx.stop_queue.get(),
             wake: self.poll.wake_queue.get(),
         }

@@ -15,7 +15,7 @@ use crate::net::{
 use crate::queue::{OpenChannel, Queue, MAX_IN_FLIGHT};
 use crate::rndis::{
     nvsp::{self, RndisChannel},
-    packet::{extend_message, padding, MAX_TX_HEADER},
+    packet::{extend_message, padding, TxOffload, MAX_TX_HEADER},
     sections::Section,
     transaction::{Transaction, TransactionId},
 };
@@ -160,7 +160,13 @@ pub(crate) fn start_xmit(
         stats.scattered.add(1);
     }
     let verdict = match tx.transmit(state, skb, &prepared) {
-        Ok(()) | Err(Unsent::Dropped) => TxVerdict::Taken,
+        Ok(()) => {
+            if matches!(prepared.meta.offload, TxOffload::Lso { .. }) {
+                stats.add_lso(prepared.meta.len, prepared.packets, prepared.wire_bytes);
+            }
+            TxVerdict::Taken
+        }
+        Err(Unsent::Dropped) => TxVerdict::Taken,
         Err(Unsent::Later(skb)) => {
             stats.busy.add(1);
             TxVerdict::Busy(skb)

@@ -34,6 +34,14 @@ pub(crate) struct TxQueueStats {
     pub(crate) drops: u64,
     /// Frames that the host refused; among `drops`.
     pub(crate) drop_errors: u64,
+    /// Frames that the host was asked to segment.
+    pub(crate) lso_packets: u64,
+    /// Their bytes.
+    pub(crate) lso_bytes: u64,
+    /// Frames that become of them on the wire.
+    pub(crate) lso_wire_packets: u64,
+    /// The bytes of those, with a header each.
+    pub(crate) lso_wire_bytes: u64,
     /// Times the queue was stopped.
     pub(crate) stop: u64,
     /// Times it was woken.
@@ -65,6 +73,10 @@ impl TxQueueStats {
         add(&mut self.bytes, other.bytes);
         add(&mut self.drops, other.drops);
         add(&mut self.drop_errors, other.drop_errors);
+        add(&mut self.lso_packets, other.lso_packets);
+        add(&mut self.lso_bytes, other.lso_bytes);
+        add(&mut self.lso_wire_packets, other.lso_wire_packets);
+        add(&mut self.lso_wire_bytes, other.lso_wire_bytes);
         add(&mut self.stop, other.stop);
         add(&mut self.wake, other.wake);
     }
@@ -75,6 +87,10 @@ impl TxQueueStats {
         out.bytes = self.bytes;
         out.hw_drops = self.drops;
         out.hw_drop_errors = self.drop_errors;
+        out.hw_gso_packets = self.lso_packets;
+        out.hw_gso_bytes = self.lso_bytes;
+        out.hw_gso_wire_packets = self.lso_wire_packets;
+        out.hw_gso_wire_bytes = self.lso_wire_bytes;
         out.stop = self.stop;
         out.wake = self.wake;
     }
