@@ -339,7 +339,7 @@ impl Parts {
                     let area = self.receive.take().map(Unpublished::take);
                     let buffer = area.map(|area| KBox::into_inner(area).buffer);
                     let keep = sharing == Sharing::Keep && channel.is_some();
-                    kept.receive = buffer.and_then(|buffer| put_away(dev, buffer, keep));
+                    kept.receive.kept = buffer.and_then(|buffer| put_away(dev, buffer, keep));
                 }
                 Step::UnshareSendBuffer { .. } => {
                     self.unpublish_areas(config);
@@ -347,7 +347,7 @@ impl Parts {
                     let buffer = area.map(|area| KBox::into_inner(area).buffer);
                     let buffer = buffer.or_else(|| self.unsectioned.take());
                     let keep = sharing == Sharing::Keep && channel.is_some();
-                    kept.send = buffer.and_then(|buffer| put_away(dev, buffer, keep));
+                    kept.send.kept = buffer.and_then(|buffer| put_away(dev, buffer, keep));
                 }
             }
         }

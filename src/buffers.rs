@@ -6,6 +6,7 @@ use crate::attach::CALL_MS;
 use crate::debug_view::HostError;
 use crate::device::Adapter;
 use crate::net::Device;
+use crate::rndis::bringup::Negotiated;
 use crate::rndis::sections::{lines_needed, SectionLine, Sections};
 use crate::vmbus::{ChannelRef, Deadline, Pages, SharedBuffer};
 use kernel::prelude::*;
@@ -17,19 +18,86 @@ use kernel::prelude::*;
 #[derive(Default)]
 pub(crate) struct Kept {
     /// The receive buffer.
-    pub(crate) receive: Option<KeptBuffer>,
+    pub(crate) receive: Store,
     /// The send buffer.
-    pub(crate) send: Option<KeptBuffer>,
+    pub(crate) send: Store,
 }
 
 impl Kept {
+    /// Gets memory for buffers of `receive` and `send` bytes where those of the attached device have other sizes. To be
+    /// called before that is taken down: then a lack of memory changes nothing, and nobody waits for zeros to be written.
+    pub(crate) fn prepare(&mut self, negotiated: &Negotiated, receive: u32, send: u32) -> Result {
+        let result = self
+            .receive
+            .prepare(negotiated.receive_buffer, receive)
+            .and_then(|()| self.send.prepare(negotiated.send_buffer, send));
+        if result.is_err() {
+            self.tidy();
+        }
+        result
+    }
+
+    /// Frees memory that is not needed after all, or no longer.
+    pub(crate) fn tidy(&mut self) {
+        self.receive.spare = None;
+        self.send.spare = None;
+    }
+
     /// Takes back what the host still has, and frees the memory.
     pub(crate) fn release(&mut self, dev: &Device<Adapter>) {
-        for kept in [self.receive.take(), self.send.take()] {
+        self.tidy();
+        for kept in [self.receive.kept.take(), self.send.kept.take()] {
             if let Some(KeptBuffer::Shared(buffer)) = kept {
                 drop(unshare(dev, buffer));
             }
         }
+    }
+}
+
+/// One of the two buffers between a detach and the attach that follows.
+#[derive(Default)]
+pub(crate) struct Store {
+    /// What the device had.
+    pub(crate) kept: Option<KeptBuffer>,
+    /// Memory of another size: before the buffer is shared what it will need, afterwards what it had.
+    spare: Option<Pages>,
+}
+
+impl Store {
+    fn prepare(&mut self, now: u32, wanted: u32) -> Result {
+        if now != wanted {
+            self.spare = Some(Pages::new(wanted as usize)?);
+        }
+        Ok(())
+    }
+
+    /// A buffer of `len` bytes, shared over `channel`: what was kept as it is if it is as long, else memory that is at hand
+    /// or new. Each call into the host has the `deadline` that is told when it begins. Errors as of
+    /// [`SharedBuffer::establish`] and [`SharedBuffer::teardown`].
+    pub(crate) fn share(
+        &mut self,
+        channel: &ChannelRef,
+        len: u32,
+        deadline: impl Fn() -> Deadline,
+    ) -> Result<SharedBuffer> {
+        let len = len as usize;
+        let kept = match self.kept.take() {
+            Some(KeptBuffer::Shared(buffer)) if buffer.len() == len => return Ok(buffer),
+            Some(KeptBuffer::Shared(buffer)) => Some(buffer.teardown(deadline())?),
+            Some(KeptBuffer::Memory(pages)) => Some(pages),
+            None => None,
+        };
+        let memory = match kept {
+            Some(pages) if pages.bytes() == len => Some(pages),
+            // Freed once there is traffic again.
+            other => core::mem::replace(&mut self.spare, other),
+        };
+        // Zeroing takes its time, which is not the host's.
+        let memory = match memory {
+            Some(pages) if pages.bytes() == len => pages,
+            _ => Pages::new(len)?,
+        };
+        SharedBuffer::establish(channel.clone(), len, Some(memory), deadline())
     }
 }
 
@@ -39,29 +107,6 @@ pub(crate) enum KeptBuffer {
     Shared(SharedBuffer),
     /// Only its memory.
     Memory(Pages),
-}
-
-impl KeptBuffer {
-    /// A buffer of `len` bytes, shared over `channel`: `kept` as it is if it is as long, else new
-    /// memory. Errors as of [`SharedBuffer::establish`] and [`SharedBuffer::teardown`].
-    pub(crate) fn share(
-        kept: Option<Self>,
-        channel: &ChannelRef,
-        len: u32,
-        deadline: Deadline,
-    ) -> Result<SharedBuffer> {
-        let len = len as usize;
-        let memory = match kept {
-            Some(Self::Shared(buffer)) if buffer.len() == len => return Ok(buffer),
-            Some(Self::Shared(buffer)) => {
-                drop(buffer.teardown(deadline)?);
-                None
-            }
-            Some(Self::Memory(pages)) => Some(pages),
-            None => None,
-        };
-        SharedBuffer::establish(channel.clone(), len, memory, deadline)
-    }
 }
 
 /// Takes `buffer` back from the host; `None`, having said so, if the host does not give it back.

@@ -167,6 +167,7 @@ impl Control {
         let mut wanted = self.settings.clone();
         change(&mut wanted);
         let on_refusal = self.demands();
+        self.prepare_buffers(&wanted)?;
         self.detach(dev, config);
         let result = self
             .attach_with(dev, config, &wanted, on_refusal)
@@ -181,7 +182,20 @@ impl Control {
                 self.go_back(dev, config);
             }
         }
+        self.kept.tidy();
         result
+    }
+
+    /// Gets the memory that a rebuild with `wanted` will need.
+    fn prepare_buffers(&mut self, wanted: &Settings) -> Result {
+        let Some(attachment) = &self.attachment else {
+            return Ok(());
+        };
+        let negotiated = &attachment.negotiated;
+        let config = wanted.bringup(OnRefusal::Continue);
+        let receive = config.receive_buffer_len(negotiated.version);
+        let send = config.send_buffer_len();
+        self.kept.prepare(negotiated, receive, send)
     }
 
     /// Attaches with the settings that worked before, as far as the host grants them now.

@@ -48,7 +48,7 @@ unsafe impl Send for Pages {}
 
 impl Pages {
     /// `len` zeroed bytes.
-    fn new(len: usize) -> Result<Self> {
+    pub fn new(len: usize) -> Result<Self> {
         // SAFETY: No preconditions.
         let start = unsafe { bindings::vzalloc_noprof(len) };
         // INVARIANT: Just allocated.
@@ -56,6 +56,11 @@ impl Pages {
             start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
             len,
         })
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> usize {
+        self.len
     }
 
     /// Never frees the memory: the host may still use it.

@@ -7,7 +7,8 @@ use crate::rndis::address::MacAddress;
 use crate::rndis::link::{LinkEvent, LinkSpeed};
 use crate::rndis::offload::Offloads;
 use crate::rndis::rss::{self, KEY_LEN};
-use crate::rndis::version::NvspVersion;
+use crate::rndis::version::{NvspVersion, MAX_SEND_BUFFER};
+use crate::vmbus::packet::PAGE_SIZE;
 
 /// Whether an attach goes on when the host refuses more than one channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +47,26 @@ pub struct Config {
     pub rss_table: Option<rss::Table>,
     /// What is hashed.
     pub flow_hash: rss::FlowHash,
+}
+
+impl Config {
+    /// Bytes of receive buffer to share with a host of that version.
+    pub fn receive_buffer_len(&self, version: NvspVersion) -> u32 {
+        buffer_len(self.receive_buffer, version.max_receive_buffer())
+    }
+
+    /// Bytes of send buffer to share.
+    pub fn send_buffer_len(&self) -> u32 {
+        buffer_len(self.send_buffer, MAX_SEND_BUFFER)
+    }
+}
+
+/// Rounds up to whole pages; at least one page, at most `max` (a multiple of the page size).
+fn buffer_len(wanted: u32, max: u32) -> u32 {
+    wanted
+        .clamp(PAGE_SIZE, max)
+        .checked_next_multiple_of(PAGE_SIZE)
+        .unwrap_or(max)
 }
 
 /// What the driver got.

@@ -12,8 +12,7 @@ use crate::rndis::oid::Oid;
 use crate::rndis::pending::{Pending, RequestKind};
 use crate::rndis::rss;
 use crate::rndis::transaction::TransactionId;
-use crate::rndis::version::{NvspVersion, MAX_SEND_BUFFER};
-use crate::vmbus::packet::PAGE_SIZE;
+use crate::rndis::version::NvspVersion;
 
 /// Bytes of the Ethernet header, which the host counts as part of the MTU.
 const ETHERNET_HEADER_LEN: u32 = 14;
@@ -29,13 +28,12 @@ impl Bringup {
                 self.nvsp(message, false, buffer)
             }
             Step::ShareReceiveBuffer => {
-                let max = self.negotiated.version.max_receive_buffer();
-                let bytes = buffer_len(self.config.receive_buffer, max);
+                let bytes = self.config.receive_buffer_len(self.negotiated.version);
                 self.negotiated.receive_buffer = bytes;
                 Action::ShareReceiveBuffer { bytes }
             }
             Step::ShareSendBuffer => {
-                let bytes = buffer_len(self.config.send_buffer, MAX_SEND_BUFFER);
+                let bytes = self.config.send_buffer_len();
                 self.negotiated.send_buffer = bytes;
                 Action::ShareSendBuffer { bytes }
             }
@@ -193,12 +191,4 @@ fn encode_rss_query(id: u32, out: &mut [u8]) -> Option<usize> {
         info.get(..len)?,
         out,
     )
-}
-
-/// Rounds up to whole pages; at least one page, at most `max` (a multiple of the page size).
-fn buffer_len(wanted: u32, max: u32) -> u32 {
-    wanted
-        .clamp(PAGE_SIZE, max)
-        .checked_next_multiple_of(PAGE_SIZE)
-        .unwrap_or(max)
 }

@@ -3,7 +3,7 @@
 //! What an attach does when its state machine asks for more than a message: shared memory and sub-channels.
 
 use super::{begin_queue, CALL_MS, SUBCHANNELS_MS};
-use crate::buffers::{Kept, KeptBuffer, ReceiveArea};
+use crate::buffers::{Kept, ReceiveArea};
 use crate::device::Adapter;
 use crate::net::{Config, Device};
 use crate::queue::{OpenChannel, Registration, Shared};
@@ -57,8 +57,11 @@ impl Setup<'_> {
 
     fn share_receive(&mut self, bytes: u32) -> Result<u32> {
         let place = KBox::<ReceiveArea>::new_uninit(GFP_KERNEL)?;
-        let kept = self.kept.receive.take();
-        let buffer = self.share(bytes, kept)?;
+        let deadline = self.call_deadline();
+        let buffer = self
+            .kept
+            .receive
+            .share(self.channel.reference(), bytes, deadline)?;
         let handle = buffer.handle();
         let area = place.write(ReceiveArea { buffer, len: bytes });
         self.shared
@@ -69,15 +72,14 @@ impl Setup<'_> {
     }
 
     fn share_send(&mut self, bytes: u32) -> Result<u32> {
-        let kept = self.kept.send.take();
-        let buffer = self.share(bytes, kept)?;
+        let deadline = self.call_deadline();
+        let buffer = self
+            .kept
+            .send
+            .share(self.channel.reference(), bytes, deadline)?;
         let handle = buffer.handle();
         *self.unsectioned = Some(buffer);
         Ok(handle)
-    }
-
-    fn share(&self, bytes: u32, kept: Option<KeptBuffer>) -> Result<SharedBuffer> {
-        KeptBuffer::share(kept, self.channel.reference(), bytes, self.call_deadline())
     }
 
     /// Opens sub-channels as they arrive; returns how many are open.
@@ -127,7 +129,9 @@ impl Setup<'_> {
         Ok(open)
     }
 
-    fn call_deadline(&self) -> Deadline {
-        Deadline::after(CALL_MS).min(self.deadline)
+    /// Tells the deadline of a call into the host that begins now.
+    fn call_deadline(&self) -> impl Fn() -> Deadline {
+        let overall = self.deadline;
+        move || Deadline::after(CALL_MS).min(overall)
     }
 }
