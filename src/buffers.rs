@@ -72,18 +72,19 @@ impl Store {
     }
 
     /// A buffer of `len` bytes, shared over `channel`: what was kept as it is if it is as long, else memory that is at hand
-    /// or new. Each call into the host has the `deadline` that is told when it begins. Errors as of
-    /// [`SharedBuffer::establish`] and [`SharedBuffer::teardown`].
+    /// or new. The `deadline` is asked for when all of that is done. Errors as of [`SharedBuffer::establish`].
     pub(crate) fn share(
         &mut self,
+        dev: &Device<Adapter>,
         channel: &ChannelRef,
         len: u32,
-        deadline: impl Fn() -> Deadline,
+        deadline: impl FnOnce() -> Deadline,
     ) -> Result<SharedBuffer> {
         let len = len as usize;
         let kept = match self.kept.take() {
             Some(KeptBuffer::Shared(buffer)) if buffer.len() == len => return Ok(buffer),
-            Some(KeptBuffer::Shared(buffer)) => Some(buffer.teardown(deadline())?),
+            // One that does not come back is not missed.
+            Some(KeptBuffer::Shared(buffer)) => unshare(dev, buffer),
             Some(KeptBuffer::Memory(pages)) => Some(pages),
             None => None,
         };

@@ -58,10 +58,10 @@ impl Setup<'_> {
     fn share_receive(&mut self, bytes: u32) -> Result<u32> {
         let place = KBox::<ReceiveArea>::new_uninit(GFP_KERNEL)?;
         let deadline = self.call_deadline();
-        let buffer = self
-            .kept
-            .receive
-            .share(self.channel.reference(), bytes, deadline)?;
+        let buffer =
+            self.kept
+                .receive
+                .share(self.dev, self.channel.reference(), bytes, deadline)?;
         let handle = buffer.handle();
         let area = place.write(ReceiveArea { buffer, len: bytes });
         self.shared
@@ -76,7 +76,7 @@ impl Setup<'_> {
         let buffer = self
             .kept
             .send
-            .share(self.channel.reference(), bytes, deadline)?;
+            .share(self.dev, self.channel.reference(), bytes, deadline)?;
         let handle = buffer.handle();
         *self.unsectioned = Some(buffer);
         Ok(handle)

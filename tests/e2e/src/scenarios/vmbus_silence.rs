@@ -38,7 +38,7 @@ fn silence(guest: &Guest) -> Result<()> {
         // The send buffer's.
         ("vmbus.gpadl", 3),
         ("vmbus.open", 1),
-        // Of a buffer: by then the channel is closed.
+        // Of a buffer that the device had.
         ("vmbus.gpadl-teardown", last("vmbus.gpadl-teardown")),
     ];
     for (point, nth) in cases {
@@ -50,22 +50,19 @@ fn silence(guest: &Guest) -> Result<()> {
 /// The fault points that a rebuild of the peer reaches, in order.
 fn rebuild(guest: &Guest) -> Result<Vec<String>> {
     guest.host.take_log()?;
-    set_peer_mtu(guest, "1400")?;
+    set_peer_rings(guest, SMALL)?;
     let points = guest.host.take_log()?;
-    set_peer_mtu(guest, "1500")?;
+    set_peer_rings(guest, USUAL)?;
     Ok(points)
 }
 
-fn set_peer_mtu(guest: &Guest, mtu: &str) -> Result<()> {
-    let argv = [
-        "ip",
-        "link",
-        "set",
-        "dev",
-        End::Peer.interface(),
-        "mtu",
-        mtu,
-    ];
+/// Other sizes of both buffers: these are shared anew then, and the channels opened as by every rebuild.
+const SMALL: [&str; 4] = ["rx", "4096", "tx", "100"];
+const USUAL: [&str; 4] = ["rx", "9709", "tx", "170"];
+
+fn set_peer_rings(guest: &Guest, sizes: [&str; 4]) -> Result<()> {
+    let mut argv = vec!["ethtool", "-G", End::Peer.interface()];
+    argv.extend(sizes);
     guest.at(End::Peer, &argv, BUDGET).map(drop)
 }
 
@@ -73,7 +70,7 @@ fn one(guest: &Guest, point: &str, nth: u32) -> Result<()> {
     guest.host.take_log()?;
     guest.host.add_fault(point, nth, 1, Action::Silent)?;
     let began = Instant::now();
-    let change = set_peer_mtu(guest, "1400");
+    let change = set_peer_rings(guest, SMALL);
     let took = began.elapsed();
     let fired = guest.host.counters()?.fired(point);
     guest.host.clear_faults()?;
@@ -83,7 +80,7 @@ fn one(guest: &Guest, point: &str, nth: u32) -> Result<()> {
     let missed = point != "vmbus.gpadl-teardown";
     ensure!(
         change.is_err() == missed,
-        "the change of MTU ended with {change:?}"
+        "the change of rings ended with {change:?}"
     );
 
     // The other interface can be reconfigured, and the machine be looked at.
