@@ -228,7 +228,9 @@ impl SharedBuffer {
         self.view(offset, to.len()).ok_or(EINVAL)?.copy_to(to)
     }
 
-    /// Copies `from` into the buffer at `offset`. `EINVAL` if it does not fit there.
+    /// Copies `from` into the buffer at `offset`. `EINVAL` if it does not fit there. The driver has frames copied by the
+    /// kernel's `memcpy`.
+    #[cfg(netvsc_kunit)]
     pub fn copy_in(&self, offset: usize, from: &[u8]) -> Result {
         let bytes = self.view(offset, from.len()).ok_or(EINVAL)?;
         // SAFETY: By the invariant of `SharedBytes` these are as many mapped bytes as `from` has, and no reference
