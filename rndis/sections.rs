@@ -2,9 +2,9 @@
 
 //! Who owns which section of the send buffer.
 //!
-//! One bit a section, set while in use; the bits that are left over stay set. Sections are dealt out to the queues in equal regions, each on
-//! cache lines of its own, so that queues do not disturb each other; a queue whose region is used up takes
-//! from the others before it gives up. Any context may allocate and free.
+//! One bit a section, set while in use; the bits that are left over stay set. Sections are dealt out to the queues in
+//! equal regions, each on cache lines of its own, so that queues do not disturb each other; a queue whose region is used
+//! up takes from the others before it gives up. Any context may allocate and free.
 
 use crate::atomic::{AtomicU64, Ordering};
 use core::num::NonZeroU32;
