@@ -333,6 +333,16 @@ impl Guest {
     /// Sends a control message and takes its completion.
     pub fn send_control(&mut self, message: &[u8]) {
         let id = self.post_control(message);
+        self.expect_control_completion(id);
+    }
+
+    /// Signals a channel whatever its indices say.
+    pub fn signal(&self, channel: u16) {
+        self.channels[&channel].kick.write(1).unwrap();
+    }
+
+    /// Takes the completion of a control message.
+    pub fn expect_control_completion(&self, id: u64) {
         let packet = self.receive(0);
         assert_eq!((packet.kind, packet.transaction_id), (COMPLETION, id));
         let head = (word_at(&packet.payload, 0), word_at(&packet.payload, 4));

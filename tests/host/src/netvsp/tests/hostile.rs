@@ -113,6 +113,11 @@ fn indices_are_the_hosts_until_the_next_packet() {
     let mut guest = Guest::running(config(4));
     let handle = guest.handle.clone();
     handle.set_index(0, RingIndex::Read, 0x1234_5678).unwrap();
+    // By the index shown the host is still busy with the ring, so that nothing but a signal of its own wakes it.
+    let id = guest.post_control(&words(&[4, 28, 1, MEDIA_STATUS, 0, 20, 0]));
+    guest.signal(0);
+    guest.expect_control_completion(id);
+    assert_eq!(guest.receive_control().len(), 28);
     assert_eq!(guest.query(MEDIA_STATUS).0, 0);
     guest.assert_clean();
     assert!(handle.set_index(3, RingIndex::Read, 0).is_err());
