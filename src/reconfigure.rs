@@ -182,7 +182,6 @@ impl Control {
                 self.go_back(dev, config);
             }
         }
-        self.kept.tidy();
         result
     }
 
@@ -282,8 +281,10 @@ impl Control {
         let result = self.start(dev, config, settings, link);
         let attachment = self.attachment.as_ref();
         dev.count_traffic(|index| attachment?.target_cpu(config, index.into()));
-        if result.is_err() {
-            self.detach(dev, config);
+        match result {
+            // Memory of another size, kept for as long as nothing was attached.
+            Ok(()) => self.kept.tidy(),
+            Err(_) => self.detach(dev, config),
         }
         result
     }
