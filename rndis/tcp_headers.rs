@@ -97,6 +97,26 @@ pub fn fill_ipv4_checksum(headers: &mut [u8]) -> bool {
     true
 }
 
+/// Fills in the checksum of a TCP packet, all of which `packet` is from its IP header on; false, and nothing changed, if
+/// it is none.
+pub fn fill_tcp_checksum(packet: &mut [u8]) -> bool {
+    fill_tcp(packet).is_some()
+}
+
+fn fill_tcp(packet: &mut [u8]) -> Option<()> {
+    let packet_len = u32::try_from(packet.len()).ok()?;
+    let ip = Ip::parse(packet, packet_len)?;
+    let pseudo_header = ip.pseudo_header(packet, packet_len)?;
+    let tcp = packet
+        .get_mut(ip.len..)
+        .filter(|tcp| tcp.len() >= TCP_LEN)?;
+    // With the pseudo-header's sum in its place, the sum of all is that of both.
+    *tcp.get_mut(TCP_CHECKSUM..)?.first_chunk_mut::<2>()? = pseudo_header.to_be_bytes();
+    let checksum = !fold(sum(tcp));
+    *tcp.get_mut(TCP_CHECKSUM..)?.first_chunk_mut::<2>()? = checksum.to_be_bytes();
+    Some(())
+}
+
 /// An IP header in front of TCP.
 struct Ip {
     /// Its bytes.
@@ -144,7 +164,7 @@ fn ipv4_len(headers: &[u8]) -> Option<usize> {
     (first >> 4 == 4 && len >= IPV4_LEN && headers.len() >= len).then_some(len)
 }
 
-/// Sum of 16-bit words; far from overflow for the few bytes of headers.
+/// Sum of 16-bit words; far from overflow for a packet of up to 64 KiB, whose words are 2^15 below 2^16.
 fn sum(bytes: &[u8]) -> u32 {
     bytes.chunks(2).fold(0, |sum, pair| {
         let word = match *pair {

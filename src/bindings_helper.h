@@ -5,6 +5,7 @@
  */
 #include <asm/mshyperv.h>
 #include <linux/bpf.h>
+#include <linux/bpf_trace.h>
 #include <linux/completion.h>
 #include <linux/etherdevice.h>
 #include <linux/ethtool.h>
@@ -36,6 +37,7 @@
  */
 #define NETVSC_CONST(type, name) static const type NETVSC_CONST_##name = name
 
+NETVSC_CONST(u32, NETVSC_XDP_ROOM);
 NETVSC_CONST(gfp_t, GFP_ATOMIC);
 NETVSC_CONST(gfp_t, GFP_KERNEL);
 NETVSC_CONST(netdev_features_t, NETIF_F_GRO);

@@ -7,8 +7,9 @@ use crate::cpu_traffic::CpuTraffic;
 use crate::debug_view::{History, View};
 use crate::link::LinkState;
 use crate::net::{
-    cpu, Config, Device, Granted, Napi, Operations, Published, ReceiveOffloads, Registration, Rtnl,
-    RxQueueStats, SkBuff, SoftIrq, Stats64, TxQueueGuard, TxQueueStats, TxVerdict, UniqueDevice,
+    cpu, BpfProgram, Config, Device, ExtAck, Granted, Napi, Operations, Published, ReceiveOffloads,
+    Registration, Rtnl, RxQueueStats, SkBuff, SoftIrq, Stats64, TxQueueGuard, TxQueueStats,
+    TxVerdict, UniqueDevice, XdpFrames, XdpSlot,
 };
 use crate::params;
 use crate::queue::Queue;
@@ -131,6 +132,8 @@ pub(crate) struct Adapter {
     pub(crate) path: Published<DataPath>,
     /// Link state and speed.
     pub(crate) link: LinkState,
+    /// The XDP program.
+    pub(crate) xdp: XdpSlot,
     message_level: AtomicU32,
     /// The mask of [`FlowHash`] in effect, for the packet paths.
     hashed_ports: AtomicU32,
@@ -155,6 +158,7 @@ impl Adapter {
             returned: Returned::new()?,
             path: Published::new(),
             link: LinkState::new(),
+            xdp: XdpSlot::new(),
             message_level: AtomicU32::new(params::message_level()),
             hashed_ports: AtomicU32::new(FlowHash::ALL.mask().into()),
             stats: {
@@ -315,6 +319,7 @@ impl Operations for Adapter {
     }
 
     fn change_mtu(dev: &Device<Self>, rtnl: &Rtnl, mtu: u32) -> Result {
+        crate::xdp::check_mtu(dev, rtnl, mtu)?;
         Self::reconfigure(dev, rtnl, |settings| settings.mtu = mtu)?;
         dev.set_mtu(&Config::from(rtnl), mtu);
         Ok(())
@@ -331,6 +336,23 @@ impl Operations for Adapter {
         dev.control
             .lock()
             .set_receive_offloads(dev, &Config::from(rtnl), wanted)
+    }
+
+    fn set_xdp(
+        dev: &Device<Self>,
+        rtnl: &Rtnl,
+        program: Option<BpfProgram>,
+        extack: &ExtAck<'_>,
+    ) -> Result {
+        crate::xdp::set_program(dev, rtnl, program, extack)
+    }
+
+    fn xdp(dev: &Device<Self>) -> &XdpSlot {
+        &dev.xdp
+    }
+
+    fn xdp_xmit(dev: &Device<Self>, frames: XdpFrames<'_>, section: SoftIrq<'_>) -> Result<u32> {
+        crate::xdp::xmit(dev, frames, section)
     }
 
     fn set_rx_mode(dev: &Device<Self>, rtnl: &Rtnl) -> Result {

@@ -39,6 +39,7 @@ mod stats;
 mod trace;
 mod tx;
 mod tx_timeout;
+mod xdp;
 
 // Of the structures that `tests/models` compiles with other ones.
 use core::sync::atomic;

@@ -10,7 +10,7 @@
 use crate::buffers::ReceiveArea;
 use crate::device::{ANNOUNCE, LINK};
 use crate::mailbox::{Mail, MAX_MESSAGE};
-use crate::net::{Completed, PollContext, Progress, RxFrame};
+use crate::net::{Completed, PollContext, Progress, RxFrame, XdpProgram, XdpVerdict};
 use crate::queue::{OpenChannel, Queue};
 use crate::rndis::{
     coalesce::{Coalescer, Frame, Piece, Step, MAX_PIECES},
@@ -31,6 +31,7 @@ use crate::vmbus::{
     transfer_pages::{CheckedRange, TransferPages},
     SendError,
 };
+use crate::xdp;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 
@@ -77,6 +78,7 @@ struct Rx<'a> {
     poll: &'a PollContext<'a>,
     channel: &'a OpenChannel,
     stats: &'a PollStats,
+    program: Option<XdpProgram<'a>>,
 }
 
 /// One poll of up to `budget` frames.
@@ -96,6 +98,7 @@ pub(crate) fn poll(
         poll,
         channel,
         stats: &stats.poll,
+        program: queue.dev().xdp.program(poll.section()),
     };
     let mut sent = Completed::default();
     let (work, more) = if budget == 0 {
@@ -104,6 +107,9 @@ pub(crate) fn poll(
     } else {
         rx.drain(state, budget, &mut sent)
     };
+    if rx.program.is_some() {
+        xdp::finish_poll(queue, poll);
+    }
     rx.wake(sent);
     if more || work >= budget {
         Progress::More
@@ -350,7 +356,15 @@ impl Rx<'_> {
         if let Some(tci) = whole.data.vlan {
             frame.vlan(tci);
         }
-        match frame.deliver(self.poll, self.queue.dev()) {
+        let delivered = match self.program {
+            None => frame.deliver(self.poll, self.queue.dev()),
+            Some(program) => match self.filter(program, &mut frame) {
+                Ok(Some(group)) => Ok(group),
+                Ok(None) => return Some(()),
+                Err(error) => Err(error),
+            },
+        };
+        match delivered {
             Ok(group) => self.stats.rx_multicast.add(group.into()),
             Err(error) => {
                 // The host is not to blame: its section goes back as good.
@@ -367,6 +381,24 @@ impl Rx<'_> {
             self.stats.rx_lro_pieces.add(whole.pieces.len() as u64);
         }
         Some(())
+    }
+
+    /// Has an XDP program decide: whether the stack has the frame, and it was for a group; or `None` if it took another
+    /// way, which is counted.
+    fn filter(&self, program: XdpProgram<'_>, frame: &mut RxFrame<'_>) -> Result<Option<bool>> {
+        let count = match frame.filter(program, self.poll, self.queue.dev())? {
+            XdpVerdict::Passed(group) => return Ok(Some(group)),
+            XdpVerdict::SentBack => &self.stats.xdp_tx,
+            XdpVerdict::Redirected => &self.stats.xdp_redirect,
+            XdpVerdict::Dropped => {
+                self.stats.xdp_drop.add(1);
+                return Ok(None);
+            }
+        };
+        count.add(1);
+        self.stats.rx_packets.add(1);
+        self.stats.rx_bytes.add(frame.len().into());
+        Ok(None)
     }
 
     /// A control message: an answer goes to whoever waits for it, an indication is acted on. Rare, and kept

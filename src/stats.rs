@@ -54,6 +54,8 @@ pub(crate) struct TxStats {
     pub(crate) lso_wire_packets: Counter,
     /// The bytes of those.
     pub(crate) lso_wire_bytes: Counter,
+    /// Frames that were redirected to this interface, and taken.
+    pub(crate) xdp_xmit: Counter,
     /// Times the queue was stopped.
     pub(crate) stop_queue: Counter,
     /// Frames dropped for a broken VLAN tag.
@@ -97,6 +99,12 @@ pub(crate) struct PollStats {
     pub(crate) rx_lro_pieces: Counter,
     /// Frames lost because their pieces did not fit together; among `rx_bad`.
     pub(crate) rx_lro_bad: Counter,
+    /// Frames that an XDP program dropped, could not be given, or failed with.
+    pub(crate) xdp_drop: Counter,
+    /// Frames that an XDP program redirected; among those received.
+    pub(crate) xdp_redirect: Counter,
+    /// Frames that an XDP program sent back; among those received.
+    pub(crate) xdp_tx: Counter,
     /// Frames sent, on completion.
     pub(crate) tx_packets: Counter,
     /// Bytes sent, on completion.

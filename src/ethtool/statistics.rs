@@ -109,7 +109,7 @@ const VF: [&str; 5] = [
     "vf_tx_dropped",
 ];
 
-/// Per-queue counters. XDP is not there yet, so its counters stay zero.
+/// Per-queue counters.
 const TX_QUEUE: [&str; 3] = ["packets", "bytes", "xdp_xmit"];
 const RX_QUEUE: [&str; 5] = ["packets", "bytes", "xdp_drop", "xdp_redirect", "xdp_tx"];
 
@@ -177,12 +177,12 @@ pub(super) fn values(dev: &Device<Adapter>, rtnl: &Rtnl, values: &mut Values<'_>
     for queue in dev.queue_stats().take(channels(dev)) {
         values.put(queue.poll.tx_packets.get());
         values.put(queue.poll.tx_bytes.get());
-        values.put(0);
+        values.put(queue.tx.xdp_xmit.get());
         values.put(queue.poll.rx_packets.get());
         values.put(queue.poll.rx_bytes.get());
-        for _ in 2..RX_QUEUE.len() {
-            values.put(0);
-        }
+        values.put(queue.poll.xdp_drop.get());
+        values.put(queue.poll.xdp_redirect.get());
+        values.put(queue.poll.xdp_tx.get());
     }
     put_cpus(dev, rtnl, values);
     put_totals(dev, &OURS, values);

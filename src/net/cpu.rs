@@ -2,7 +2,9 @@
 
 //! How many processors there are.
 
+use super::SoftIrq;
 use crate::bindings;
+use kernel::cpu::CpuId;
 
 /// One more than the largest CPU number.
 pub(crate) fn id_limit() -> u32 {
@@ -14,6 +16,11 @@ pub(crate) fn id_limit() -> u32 {
 pub(crate) fn is_present(cpu: u32) -> bool {
     // SAFETY: The number is one that the mask has.
     cpu < id_limit() && unsafe { bindings::cpu_present(cpu) }
+}
+
+/// The CPU that the caller runs on, which does not change in a softirq section.
+pub(crate) fn current(_section: SoftIrq<'_>) -> u32 {
+    CpuId::current().as_u32()
 }
 
 /// CPUs online now.

@@ -21,6 +21,14 @@ const DRIVER_STOPPED: usize = 1 << bindings::netdev_queue_state_t___QUEUE_STATE_
 /// rebuild takes, during which all are.
 const WATCHDOG: Msecs = 75_000;
 
+/// What the device can do for XDP programs: run them, also with frames in several pieces, and take frames that others
+/// redirect.
+const XDP_FEATURES: bindings::xdp_features_t = bindings::netdev_xdp_act_NETDEV_XDP_ACT_BASIC
+    | bindings::netdev_xdp_act_NETDEV_XDP_ACT_REDIRECT
+    | bindings::netdev_xdp_act_NETDEV_XDP_ACT_NDO_XMIT
+    | bindings::netdev_xdp_act_NETDEV_XDP_ACT_RX_SG
+    | bindings::netdev_xdp_act_NETDEV_XDP_ACT_NDO_XMIT_SG;
+
 /// A `struct net_device` whose private area holds a `T`. Dereferences to `T`.
 ///
 /// # Invariants
@@ -219,6 +227,20 @@ impl<T> Device<T> {
             }
     }
 
+    /// Has the core look again which features there can be. Does nothing for a device that is leaving.
+    pub(crate) fn update_features(&self, _rtnl: &Rtnl) {
+        if self.is_registered() {
+            // SAFETY: The device is alive; RTNL is held.
+            unsafe { bindings::netdev_update_features(self.as_raw()) };
+        }
+    }
+
+    /// Whether received segments are coalesced.
+    pub(crate) fn coalesces(&self, _rtnl: &Rtnl) -> bool {
+        // SAFETY: The device is alive; features change under RTNL.
+        unsafe { (*self.as_raw()).features & bindings::NETIF_F_LRO != 0 }
+    }
+
     /// Sets the alias that `ip link` shows; at most 255 bytes.
     pub(crate) fn set_alias(&self, _config: &Config<'_>, alias: &[u8]) -> Result {
         // SAFETY: `alias` has the bytes that are read, which is so many.
@@ -369,12 +391,13 @@ impl<T: Operations> UniqueDevice<T> {
             unsafe { bindings::free_netdev(raw.as_ptr()) };
             return Err(error);
         }
-        // SAFETY: Not registered, so the fields are ours; both tables are static, `device::Device` is transparent over the C type, and `parent`
-        // outlives the device because a bound driver's device does.
+        // SAFETY: Not registered, so the fields are ours; the tables are static, `device::Device` is transparent over
+        // the C type, and `parent` outlives the device because a bound driver's device does.
         unsafe {
             (*raw.as_ptr()).netdev_ops = Vtable::<T>::ops();
             (*raw.as_ptr()).ethtool_ops = ethtool::vtable::<T>();
             (*raw.as_ptr()).stat_ops = queue_stats::vtable::<T>();
+            (*raw.as_ptr()).xdp_features = XDP_FEATURES;
             (*raw.as_ptr()).watchdog_timeo = msecs_to_jiffies(WATCHDOG) as i32;
             (*raw.as_ptr()).dev.parent = core::ptr::from_ref(parent).cast_mut().cast();
         }

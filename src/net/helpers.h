@@ -26,6 +26,10 @@ struct netvsc_rx_piece {
 	u32 len;
 };
 
+/* Bytes of a frame that fit a page beside what an XDP program may put before them and what a buffer needs behind. */
+#define NETVSC_XDP_ROOM \
+	((u32)(PAGE_SIZE - XDP_PACKET_HEADROOM - SKB_DATA_ALIGN(sizeof(struct skb_shared_info))))
+
 struct netvsc_rx_frame {
 	const void *base;
 	const struct netvsc_rx_piece *pieces;
@@ -84,6 +88,7 @@ int netvsc_rx_receive(struct napi_struct *napi, struct page_pool *pool,
 		      const struct netvsc_rx_frame *frame);
 struct sk_buff *netvsc_rx_build(struct napi_struct *napi, struct page_pool *pool,
 				const struct netvsc_rx_frame *frame);
+void netvsc_rx_copy(const struct netvsc_rx_frame *frame, u32 from, void *to, u32 len);
 bool netvsc_rx_finish(struct napi_struct *napi, struct sk_buff *skb,
 		      const struct netvsc_rx_frame *frame, u16 tcp_offset, u16 gso_size,
 		      u16 segments, u32 gso_type);

@@ -11,6 +11,7 @@
 //! * [`Published`]: an object that packet paths read without a lock and configuration replaces.
 //! * [`TxCell`]: state that only the holder of a transmit queue's lock can touch.
 //! * [`SkBuff`]: an owned socket buffer, which has to end somewhere.
+//! * [`XdpSlot`]: the XDP program of an interface, which polls run.
 //! * [`Rtnl`], [`Config`], [`SoftIrq`]: tokens that say in which context code runs.
 //!
 //! # The lock model
@@ -33,10 +34,12 @@ mod queue_stats;
 mod rx;
 mod shared_memory;
 mod skb;
+mod skb_list;
 mod spinlock_bh;
 mod token;
 mod tx_cell;
 mod work;
+mod xdp;
 
 pub(crate) mod cpu;
 pub(crate) mod debugfs;
@@ -53,7 +56,11 @@ pub(crate) use queue_stats::{RxQueueStats, TxQueueStats};
 pub(crate) use rx::RxFrame;
 pub(crate) use shared_memory::SharedMemory;
 pub(crate) use skb::{Pieces, SkBuff, TxPrepared};
+pub(crate) use skb_list::SkbList;
 pub(crate) use spinlock_bh::SpinLockBh;
 pub(crate) use token::{Config, Rtnl, SoftIrq};
 pub(crate) use tx_cell::{TxCell, TxLocked, TxQueueGuard};
 pub(crate) use work::DelayedWork;
+pub(crate) use xdp::{
+    BpfProgram, ExtAck, XdpFrames, XdpProgram, XdpSlot, XdpVerdict, LARGEST_FRAME,
+};

@@ -4,16 +4,18 @@
 //!
 //! C header: `include/linux/netdevice.h`.
 
-use super::{grace_period::GracePeriod, Config, Device, DeviceRef, SoftIrq};
+use super::{
+    grace_period::GracePeriod, Config, Device, DeviceRef, SkBuff, SkbList, SoftIrq, PAGE_SIZE,
+};
 use crate::bindings;
 use core::{
-    cell::UnsafeCell,
+    cell::{Cell, UnsafeCell},
     marker::PhantomPinned,
     ops::Deref,
     sync::atomic::{AtomicBool, AtomicPtr, Ordering},
 };
 use kernel::{
-    error::from_err_ptr,
+    error::{from_err_ptr, to_result},
     ffi::c_int,
     prelude::*,
     sync::Arc,
@@ -56,13 +58,15 @@ pub(crate) trait Poll: Send + Sync + Sized + 'static {
 ///
 /// # Invariants
 ///
-/// `napi` was given to `netif_napi_add` with our poll function. `page_pool` was made for it before the first
-/// poll, and is there until the last one has ended.
+/// `napi` was given to `netif_napi_add` with our poll function. `page_pool` was made for it, and `rxq` registered with
+/// that pool, before the first poll; both are there until the last one has ended.
 #[pin_data]
 pub(crate) struct Napi<T: Poll> {
     #[pin]
     napi: Opaque<bindings::napi_struct>,
     page_pool: AtomicPtr<bindings::page_pool>,
+    #[pin]
+    rxq: Opaque<bindings::xdp_rxq_info>,
     data: T,
     state: UnsafeCell<T::State>,
     #[pin]
@@ -120,6 +124,9 @@ impl<T: Poll> Napi<T> {
         let context = PollContext {
             napi,
             page_pool: this.page_pool.load(Ordering::Relaxed),
+            rxq: this.rxq.get(),
+            sent_back: Cell::new(SkbList::new()),
+            redirected: Cell::new(false),
             // SAFETY: NAPI polls run with bottom halves disabled, or interrupts (netpoll).
             section: unsafe { SoftIrq::assume() },
             _thread: NotThreadSafe,
@@ -184,6 +191,9 @@ unsafe fn create_pool(
 pub(crate) struct PollContext<'a> {
     napi: *mut bindings::napi_struct,
     page_pool: *mut bindings::page_pool,
+    rxq: *mut bindings::xdp_rxq_info,
+    sent_back: Cell<SkbList>,
+    redirected: Cell<bool>,
     section: SoftIrq<'a>,
     _thread: NotThreadSafe,
 }
@@ -197,6 +207,32 @@ impl<'a> PollContext<'a> {
     /// The pool of pages that belongs to the NAPI.
     pub(super) fn page_pool(&self) -> *mut bindings::page_pool {
         self.page_pool
+    }
+
+    /// What XDP programs learn of the queue.
+    pub(super) fn rxq(&self) -> *mut bindings::xdp_rxq_info {
+        self.rxq
+    }
+
+    /// An XDP program wants a received frame to be sent. Its data are at the network header.
+    pub(super) fn send_back(&self, skb: SkBuff) {
+        let mut list = self.sent_back.take();
+        list.push(skb.with_link_header());
+        self.sent_back.set(list);
+    }
+
+    /// An XDP program has redirected a frame.
+    pub(super) fn redirected(&self) {
+        self.redirected.set(true);
+    }
+
+    /// Completes what XDP programs redirected in this poll, and returns what they want to be sent.
+    pub(crate) fn finish_xdp(&self) -> SkbList {
+        if self.redirected.replace(false) {
+            // SAFETY: In a NAPI poll.
+            unsafe { bindings::xdp_do_flush() };
+        }
+        self.sent_back.take()
     }
 
     /// The softirq section that the poll runs in.
@@ -237,6 +273,10 @@ impl<T: Poll, D> NapiRegistration<T, D> {
                     slot.write_bytes(0, 1)
                 }),
                 page_pool: AtomicPtr::new(core::ptr::null_mut()),
+                // SAFETY: `slot` is valid for writes; all zeroes is "not registered".
+                rxq <- Opaque::ffi_init(|slot: *mut bindings::xdp_rxq_info| unsafe {
+                    slot.write_bytes(0, 1)
+                }),
                 data,
                 state: UnsafeCell::new(state),
                 _pin: PhantomPinned,
@@ -265,7 +305,28 @@ impl<T: Poll, D> NapiRegistration<T, D> {
         // SAFETY: The device is alive, and the NAPI was just added; it is deleted after the pool has gone.
         let pool = unsafe { create_pool(dev.as_raw(), this.napi.napi.get(), index) }?;
         this.napi.page_pool.store(pool, Ordering::Relaxed);
+        this.register_rxq(pool)?;
         Ok(this)
+    }
+
+    /// Registers what XDP programs learn of the queue.
+    fn register_rxq(&self, pool: *mut bindings::page_pool) -> Result {
+        let rxq = self.napi.rxq.get();
+        // SAFETY: Zeroed and pinned with the NAPI; the device is alive, and the pool until `rxq` is unregistered.
+        unsafe {
+            to_result(bindings::__xdp_rxq_info_reg(
+                rxq,
+                self.dev.as_raw(),
+                self.index.into(),
+                0,
+                PAGE_SIZE as u32,
+            ))?;
+            to_result(bindings::xdp_rxq_info_reg_mem_model(
+                rxq,
+                bindings::xdp_mem_type_MEM_TYPE_PAGE_POOL,
+                pool.cast(),
+            ))
+        }
     }
 
     /// The context, for interrupts and the transmit path.
@@ -310,9 +371,12 @@ impl<T: Poll, D> NapiRegistration<T, D> {
             .napi
             .page_pool
             .swap(core::ptr::null_mut(), Ordering::Relaxed);
-        // SAFETY: Made in `new`, if at all (null is none); no poll uses it any more. Pages that are still in
-        // socket buffers come back to it later.
-        unsafe { bindings::page_pool_destroy(pool) };
+        // SAFETY: Made in `new`, if at all (null is none, zeroes are not registered); no poll uses them any more. Pages
+        // that are still in socket buffers come back to the pool later.
+        unsafe {
+            bindings::xdp_rxq_info_unreg(self.napi.rxq.get());
+            bindings::page_pool_destroy(pool);
+        }
         // Whoever links holds a `Config`, and so does whoever deletes a linked registration (configuration owns
         // these).
         if self.linked.load(Ordering::Relaxed) {

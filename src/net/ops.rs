@@ -3,7 +3,8 @@
 //! What the core calls on a network device: the driver's trait and the C table that leads to it.
 
 use super::{
-    ethtool, Config, Device, Rtnl, RxQueueStats, SkBuff, SoftIrq, TxQueueGuard, TxQueueStats,
+    ethtool, BpfProgram, Config, Device, ExtAck, Rtnl, RxQueueStats, SkBuff, SoftIrq, TxQueueGuard,
+    TxQueueStats, XdpFrames, XdpSlot,
 };
 use crate::bindings;
 use core::marker::PhantomData;
@@ -89,6 +90,21 @@ pub(crate) trait Operations: ethtool::Operations + Send + Sync + Sized + 'static
     /// Switches what is done for received frames. On error nothing has changed.
     fn set_receive_offloads(dev: &Device<Self>, rtnl: &Rtnl, wanted: ReceiveOffloads) -> Result;
 
+    /// A program that shall decide about received frames, or none any more. On error nothing has changed, and `extack`
+    /// was told why.
+    fn set_xdp(
+        dev: &Device<Self>,
+        rtnl: &Rtnl,
+        program: Option<BpfProgram>,
+        extack: &ExtAck<'_>,
+    ) -> Result;
+
+    /// The program that decides about received frames.
+    fn xdp(dev: &Device<Self>) -> &XdpSlot;
+
+    /// Sends frames that were redirected to this device; returns how many it took, in order.
+    fn xdp_xmit(dev: &Device<Self>, frames: XdpFrames<'_>, section: SoftIrq<'_>) -> Result<u32>;
+
     /// Flags or address lists changed: program the receive filter.
     fn set_rx_mode(dev: &Device<Self>, rtnl: &Rtnl) -> Result;
 
@@ -127,6 +143,8 @@ impl<T: Operations> Vtable<T> {
         ops.ndo_set_mac_address = Some(Self::set_mac_address);
         ops.ndo_fix_features = Some(Self::fix_features);
         ops.ndo_set_features = Some(Self::set_features);
+        ops.ndo_bpf = Some(Self::bpf);
+        ops.ndo_xdp_xmit = Some(Self::xdp_xmit);
         ops.ndo_set_rx_mode_async = Some(Self::set_rx_mode);
         ops.ndo_work = Some(Self::work);
         ops.ndo_get_stats64 = Some(Self::get_stats64);
@@ -238,12 +256,61 @@ impl<T: Operations> Vtable<T> {
         })
     }
 
-    /// The checksums of coalesced frames were verified by the host and may not be there to be verified again.
+    extern "C" fn bpf(dev: *mut bindings::net_device, bpf: *mut bindings::netdev_bpf) -> c_int {
+        // SAFETY: As in `open`; the command says which member of the union is valid, and what it points to is.
+        let (dev, rtnl, raw, program, extack) = unsafe {
+            if (*bpf).command != bindings::bpf_netdev_command_XDP_SETUP_PROG {
+                return EINVAL.to_errno();
+            }
+            let setup = (*bpf).__bindgen_anon_1.__bindgen_anon_1;
+            (
+                Device::<T>::from_raw(dev),
+                Rtnl::assume_held(),
+                setup.prog,
+                BpfProgram::get(setup.prog),
+                ExtAck::from_raw(setup.extack),
+            )
+        };
+        from_result(|| {
+            T::set_xdp(dev, &rtnl, program, &extack)?;
+            if !raw.is_null() {
+                // SAFETY: On success the core's reference is ours, and we have one of our own.
+                unsafe { bindings::bpf_prog_put(raw) };
+            }
+            Ok(0)
+        })
+    }
+
+    extern "C" fn xdp_xmit(
+        dev: *mut bindings::net_device,
+        count: c_int,
+        frames: *mut *mut bindings::xdp_frame,
+        flags: u32,
+    ) -> c_int {
+        if flags & !bindings::XDP_XMIT_FLAGS_MASK != 0 {
+            return EINVAL.to_errno();
+        }
+        // SAFETY: The core passes our device and so many frames, with bottom halves disabled.
+        let (dev, section, frames) = unsafe {
+            let count = usize::try_from(count).unwrap_or(0);
+            (
+                Device::<T>::from_raw(dev),
+                SoftIrq::assume(),
+                core::slice::from_raw_parts(frames, count),
+            )
+        };
+        from_result(|| T::xdp_xmit(dev, XdpFrames(frames), section).map(|taken| taken as c_int))
+    }
+
+    /// The checksums of coalesced frames were verified by the host and may not be there to be verified again; and XDP
+    /// programs want frames as they were sent.
     extern "C" fn fix_features(
-        _dev: *mut bindings::net_device,
+        dev: *mut bindings::net_device,
         features: bindings::netdev_features_t,
     ) -> bindings::netdev_features_t {
-        if features & bindings::NETIF_F_RXCSUM == 0 {
+        // SAFETY: The core passes our device.
+        let dev = unsafe { Device::<T>::from_raw(dev) };
+        if features & bindings::NETIF_F_RXCSUM == 0 || T::xdp(dev).expects_program() {
             features & !bindings::NETIF_F_LRO
         } else {
             features

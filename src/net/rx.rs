@@ -2,7 +2,7 @@
 
 //! Handing a received frame to the stack.
 
-use super::{Device, PollContext, SharedMemory};
+use super::{Device, PollContext, SharedMemory, SkBuff};
 use crate::bindings;
 use crate::rndis::{
     coalesce::Piece,
@@ -98,6 +98,73 @@ impl<'a> RxFrame<'a> {
         self.set(bindings::NETVSC_RX_VLAN);
     }
 
+    /// Its bytes.
+    pub(crate) fn len(&self) -> u32 {
+        self.raw.len
+    }
+
+    /// Copies `len` bytes of the frame, from byte `from` on.
+    ///
+    /// # Safety
+    ///
+    /// The frame has so many, and `to` is writable for them.
+    pub(super) unsafe fn copy_to(&self, from: u32, to: *mut u8, len: u32) {
+        // SAFETY: The pieces live for `'a` and are each readable, see `new`; the rest is the caller's promise.
+        unsafe { bindings::netvsc_rx_copy(&self.raw, from, to.cast(), len) };
+    }
+
+    /// Fills in the checksums that the sender has not, in a private copy of the frame's first bytes. That of TCP only if
+    /// these are the whole frame.
+    pub(super) fn fill_checksums(&mut self, frame: &mut [u8]) {
+        let whole = frame.len() == self.raw.len as usize;
+        let Some(packet) = frame.get_mut(bindings::ETH_HLEN as usize..) else {
+            return;
+        };
+        if self.ip_checksum_missing {
+            tcp_headers::fill_ipv4_checksum(packet);
+            self.ip_checksum_missing = false;
+        }
+        if self.tcp_checksum_missing && whole && self.is_verified() {
+            tcp_headers::fill_tcp_checksum(packet);
+            self.tcp_checksum_missing = false;
+        }
+    }
+
+    fn is_verified(&self) -> bool {
+        u32::from(self.raw.flags) & bindings::NETVSC_RX_CSUM_OK != 0
+    }
+
+    /// Passes a socket buffer that holds the frame, its data at the network header, to GRO; returns whether it was for a
+    /// group of stations.
+    pub(super) fn pass<T>(&self, skb: SkBuff, poll: &PollContext<'_>, dev: &Device<T>) -> bool {
+        let skb = skb.into_raw();
+        // SAFETY: The buffer is ours alone; `len - data_len` bytes from `data` are its linear part.
+        let (headers, packet_len) = unsafe {
+            let linear = (*skb).len.saturating_sub((*skb).data_len);
+            let headers = core::slice::from_raw_parts_mut((*skb).data, linear as usize);
+            (headers, (*skb).len)
+        };
+        if self.ip_checksum_missing {
+            tcp_headers::fill_ipv4_checksum(headers);
+        }
+        let segments = if self.is_verified() && self.tcp_checksum_missing {
+            let first = self.first_len.saturating_sub(bindings::ETH_HLEN);
+            tcp_headers::prepare(headers, packet_len, first, dev.mtu())
+        } else {
+            None
+        };
+        let (tcp_offset, size, count) = segments.map_or((0, 0, 0), |segments| {
+            (segments.tcp_offset, segments.size, segments.count)
+        });
+        let kind = segments.map_or(0, |segments| gso_type(&segments));
+        // SAFETY: `PollContext` is proof of running in the poll of this NAPI; the buffer is given away here. What is
+        // said of segments was checked against the headers.
+        unsafe {
+            let napi = poll.as_napi();
+            bindings::netvsc_rx_finish(napi, skb, &self.raw, tcp_offset, size, count, kind)
+        }
+    }
+
     /// Copies the frame into a socket buffer and passes it to GRO; returns whether it was for a group of
     /// stations. `ENOMEM` if there is no buffer, `ENETDOWN` if the interface is down.
     #[inline]
@@ -127,32 +194,9 @@ impl<'a> RxFrame<'a> {
         if skb.is_null() {
             return Err(ENOMEM);
         }
-        // SAFETY: The buffer is ours alone; `len - data_len` bytes from `data` are its linear part.
-        let (headers, packet_len) = unsafe {
-            let linear = (*skb).len.saturating_sub((*skb).data_len);
-            let headers = core::slice::from_raw_parts_mut((*skb).data, linear as usize);
-            (headers, (*skb).len)
-        };
-        if self.ip_checksum_missing {
-            tcp_headers::fill_ipv4_checksum(headers);
-        }
-        let verified = u32::from(self.raw.flags) & bindings::NETVSC_RX_CSUM_OK != 0;
-        let segments = if verified && self.tcp_checksum_missing {
-            let first = self.first_len.saturating_sub(bindings::ETH_HLEN);
-            tcp_headers::prepare(headers, packet_len, first, dev.mtu())
-        } else {
-            None
-        };
-        let (tcp_offset, size, count) = segments.map_or((0, 0, 0), |segments| {
-            (segments.tcp_offset, segments.size, segments.count)
-        });
-        let kind = segments.map_or(0, |segments| gso_type(&segments));
-        // SAFETY: As in `deliver`; the buffer is given away here. What is said of segments was checked against
-        // the headers.
-        Ok(unsafe {
-            let napi = poll.as_napi();
-            bindings::netvsc_rx_finish(napi, skb, &self.raw, tcp_offset, size, count, kind)
-        })
+        // SAFETY: New and ours.
+        let skb = unsafe { SkBuff::from_raw(skb) };
+        Ok(self.pass(skb, poll, dev))
     }
 }
 

@@ -40,6 +40,17 @@ static void rx_copy(struct rx_cursor *cursor, void *to, u32 len)
 	}
 }
 
+/* netvsc_rx_copy - @len bytes of @frame, beginning with byte @from, all of which it must have */
+void netvsc_rx_copy(const struct netvsc_rx_frame *frame, u32 from, void *to, u32 len)
+{
+	struct rx_cursor cursor = { .frame = frame };
+
+	for (; from >= frame->pieces[cursor.piece].len; cursor.piece++)
+		from -= frame->pieces[cursor.piece].len;
+	cursor.done = from;
+	rx_copy(&cursor, to, len);
+}
+
 /* A buffer for @len bytes in one piece: from the slab if they are few, else part of a page of @pool. */
 static struct sk_buff *rx_alloc_linear(struct napi_struct *napi, struct page_pool *pool, u32 len)
 {
@@ -170,7 +181,7 @@ bool netvsc_rx_finish(struct napi_struct *napi, struct sk_buff *skb,
 		      const struct netvsc_rx_frame *frame, u16 tcp_offset, u16 gso_size,
 		      u16 segments, u32 gso_type)
 {
-	if (frame->flags & NETVSC_RX_CSUM_OK)
+	if ((frame->flags & NETVSC_RX_CSUM_OK) && (napi->dev->features & NETIF_F_RXCSUM))
 		skb->ip_summed = CHECKSUM_UNNECESSARY;
 	if (tcp_offset) {
 		skb->ip_summed = CHECKSUM_PARTIAL;

@@ -60,10 +60,25 @@ impl SkBuff {
         ManuallyDrop::new(self).0.as_ptr()
     }
 
+    /// Gives the buffer away to be sent on `queue`.
+    pub(super) fn into_raw_for(self, queue: u16) -> *mut bindings::sk_buff {
+        let skb = self.into_raw();
+        // SAFETY: The buffer is ours.
+        unsafe { (*skb).queue_mapping = queue };
+        skb
+    }
+
     /// Whether this is the buffer `raw`.
     #[inline]
     pub(super) fn is(&self, raw: *mut bindings::sk_buff) -> bool {
         self.0.as_ptr() == raw
+    }
+
+    /// A frame that was received, ready to be sent: from its link-layer header on.
+    pub(super) fn with_link_header(self) -> Self {
+        // SAFETY: `eth_type_trans` took the header off, so there is room for it.
+        unsafe { bindings::skb_push(self.0.as_ptr(), bindings::ETH_HLEN) };
+        self
     }
 
     /// Makes the frame ready for the host: takes a VLAN tag out of it, prepares segmentation, computes

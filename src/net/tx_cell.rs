@@ -2,7 +2,7 @@
 
 //! State that belongs to the holder of a transmit queue's lock.
 
-use super::{device::tx_queue, Device};
+use super::{device::tx_queue, Device, SkBuff, SkbList};
 use crate::bindings;
 use core::{cell::UnsafeCell, marker::PhantomData};
 use kernel::types::NotThreadSafe;
@@ -47,6 +47,32 @@ impl<'a> TxQueueGuard<'a> {
             _dev: PhantomData,
             _thread: NotThreadSafe,
         })
+    }
+
+    /// Sends frames, past the queueing discipline; returns how many were lost because the queue is stopped or took them
+    /// not.
+    pub(crate) fn send(&mut self, mut frames: SkbList) -> u32 {
+        let mut lost = 0u32;
+        while let Some(skb) = frames.pop() {
+            let more = frames.len() > 0;
+            // SAFETY: The device lives as long as the guard, which holds the queue's lock, bottom halves disabled. The
+            // guard that `ndo_start_xmit` makes takes the place of this one meanwhile. A buffer that it does not take
+            // stays ours.
+            unsafe {
+                let txq = tx_queue(self.dev, self.queue);
+                if bindings::netif_xmit_frozen_or_drv_stopped(txq) {
+                    return lost.wrapping_add(frames.len()).wrapping_add(1);
+                }
+                let skb = skb.into_raw_for(self.queue);
+                if bindings::netdev_start_xmit(skb, self.dev, txq, more)
+                    != bindings::netdev_tx_NETDEV_TX_OK
+                {
+                    drop(SkBuff::from_raw(skb));
+                    lost = lost.wrapping_add(1);
+                }
+            }
+        }
+        lost
     }
 
     /// The queue whose lock is held.

@@ -28,7 +28,7 @@ pub struct Arguments {
 }
 
 /// The programs that need two NICs, and nothing that hosts do not have.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 11] = [
     "ping",
     "queues",
     "stats",
@@ -39,11 +39,11 @@ const PROGRAMS: [&str; 10] = [
     "hw/tso",
     "hw/rss_api",
     "hw/rss_drv",
+    "xdp",
 ];
 
 /// Cases that need not pass, and why. A `*` stands for anything.
 const EXCUSED: &[(&str, &str)] = &[
-    ("ping.test_xdp_native_*", "the driver has no XDP"),
     (
         "ping.test_xdp_offload",
         "XDP cannot be offloaded to this device",
