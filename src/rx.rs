@@ -392,6 +392,7 @@ impl Rx<'_> {
             XdpVerdict::Redirected => &self.stats.xdp_redirect,
             XdpVerdict::Dropped => {
                 self.stats.xdp_drop.add(1);
+                self.stats.xdp_drop_bytes.add(frame.len().into());
                 return Ok(None);
             }
         };

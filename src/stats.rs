@@ -81,9 +81,9 @@ impl TxStats {
 #[repr(align(64))]
 #[derive(Default)]
 pub(crate) struct PollStats {
-    /// Frames received.
+    /// Frames received, without those that an XDP program dropped: as `ethtool -S` of the C driver counts.
     pub(crate) rx_packets: Counter,
-    /// Bytes received.
+    /// Their bytes.
     pub(crate) rx_bytes: Counter,
     /// Frames received that were not for one station.
     pub(crate) rx_multicast: Counter,
@@ -101,6 +101,8 @@ pub(crate) struct PollStats {
     pub(crate) rx_lro_bad: Counter,
     /// Frames that an XDP program dropped, could not be given, or failed with.
     pub(crate) xdp_drop: Counter,
+    /// Their bytes.
+    pub(crate) xdp_drop_bytes: Counter,
     /// Frames that an XDP program redirected; among those received.
     pub(crate) xdp_redirect: Counter,
     /// Frames that an XDP program sent back; among those received.
@@ -117,6 +119,18 @@ pub(crate) struct PollStats {
     pub(crate) wake_queue: Counter,
     /// Frames in flight when the channel was closed, fate unknown.
     pub(crate) tx_lost: Counter,
+}
+
+impl PollStats {
+    /// Frames received, by the kernel's definition: also those that a program dropped.
+    fn received_packets(&self) -> u64 {
+        self.rx_packets.get().wrapping_add(self.xdp_drop.get())
+    }
+
+    /// Their bytes.
+    fn received_bytes(&self) -> u64 {
+        self.rx_bytes.get().wrapping_add(self.xdp_drop_bytes.get())
+    }
 }
 
 /// Counters of one queue.
@@ -143,8 +157,8 @@ impl QueueStats {
     /// Receive counters for netlink.
     pub(crate) fn receive(&self) -> RxQueueStats {
         RxQueueStats {
-            packets: self.poll.rx_packets.get(),
-            bytes: self.poll.rx_bytes.get(),
+            packets: self.poll.received_packets(),
+            bytes: self.poll.received_bytes(),
             alloc_fail: self.poll.rx_no_memory.get(),
             drops: self.poll.rx_bad.get(),
         }
@@ -171,8 +185,8 @@ impl QueueStats {
     /// Adds this queue to interface totals.
     pub(crate) fn add_to(&self, totals: &mut Stats64) {
         let sum = |total: &mut u64, counter: &Counter| *total = total.wrapping_add(counter.get());
-        sum(&mut totals.rx_packets, &self.poll.rx_packets);
-        sum(&mut totals.rx_bytes, &self.poll.rx_bytes);
+        totals.rx_packets = totals.rx_packets.wrapping_add(self.poll.received_packets());
+        totals.rx_bytes = totals.rx_bytes.wrapping_add(self.poll.received_bytes());
         sum(&mut totals.multicast, &self.poll.rx_multicast);
         sum(&mut totals.rx_dropped, &self.poll.rx_no_memory);
         sum(&mut totals.rx_errors, &self.poll.rx_bad);
