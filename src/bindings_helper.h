@@ -29,6 +29,7 @@
 #ifdef NETVSC_KUNIT
 #include "../tests/kunit/bus.h"
 #include "../tests/kunit/net.h"
+#include "../tests/kunit/xdp.h"
 #endif
 
 /*

@@ -102,6 +102,27 @@ fn ipv4_checksums_are_filled_in() {
     assert!(!fill_ipv4_checksum(&mut bytes[..19]));
 }
 
+#[test]
+fn tcp_checksums_are_filled_in() {
+    for ipv6 in [false, true] {
+        let mut packet = headers(ipv6, 101);
+        packet.extend((0..101).map(|byte| byte as u8));
+        let ip = Ip::parse(&packet, packet.len() as u32).unwrap();
+        let pseudo_header = ip.pseudo_header(&packet, packet.len() as u32).unwrap();
+        assert!(fill_tcp_checksum(&mut packet));
+        // What a receiver sums up.
+        let whole = sum(&packet[ip.len..]) + u32::from(pseudo_header);
+        assert_eq!(fold(whole), 0xffff);
+        // Again, over what is there now.
+        let before = packet.clone();
+        assert!(fill_tcp_checksum(&mut packet));
+        assert_eq!(packet, before);
+        packet.pop();
+        assert!(!fill_tcp_checksum(&mut packet));
+    }
+    assert!(!fill_tcp_checksum(&mut []));
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_segments_or_not(

@@ -8,7 +8,7 @@
 //!
 //! * `net/`: the abstractions over kernel networking, each by itself;
 //! * `ring`, `memory`, `waiting`: the kernel half of `vmbus/`, over rings and buffers in ordinary memory (`bus`);
-//! * `attach`, `traffic`: the whole driver against a scripted host (`host`);
+//! * `attach`, `traffic`, `xdp`: the whole driver against a scripted host (`host`);
 //! * `protocol`: RSS, headers and ids as this compiler makes them for the kernel;
 //! * `statistics`: names and values of `ethtool -S`.
 //!
@@ -24,6 +24,7 @@ mod ring;
 mod statistics;
 mod traffic;
 mod waiting;
+mod xdp;
 
 use crate::{net::debugfs::Root, vmbus::CallQueue};
 use kernel::prelude::*;

@@ -18,7 +18,7 @@ fn machine() -> Result<Machine> {
 }
 
 /// Waits for up to five seconds.
-fn wait_for(mut condition: impl FnMut() -> bool) -> bool {
+pub(super) fn wait_for(mut condition: impl FnMut() -> bool) -> bool {
     for _ in 0..1000 {
         if condition() {
             return true;
@@ -72,7 +72,7 @@ fn sent(len: usize) -> Result<KVec<u8>> {
 }
 
 /// An Ethernet frame for the interface, of a protocol that nobody wants.
-fn arriving(number: u8) -> [u8; 200] {
+pub(super) fn arriving(number: u8) -> [u8; 200] {
     let mut frame = [number; 200];
     frame[..6].copy_from_slice(&super::host::MAC);
     frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);

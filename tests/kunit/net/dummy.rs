@@ -4,8 +4,9 @@
 
 use crate::net::{
     ethtool::{self, Channels, Duplex, FlowKind, Link, RingSizes, Rings, RssChange, RssView},
-    Config, Device, Operations, ReceiveOffloads, Registration, Rtnl, RxQueueStats, SkBuff, SoftIrq,
-    Stats64, TxQueueGuard, TxQueueStats, TxVerdict, UniqueDevice,
+    BpfProgram, Config, Device, ExtAck, Operations, ReceiveOffloads, Registration, Rtnl,
+    RxQueueStats, SkBuff, SoftIrq, Stats64, TxQueueGuard, TxQueueStats, TxVerdict, UniqueDevice,
+    XdpFrames, XdpSlot,
 };
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
@@ -55,6 +56,7 @@ pub(super) struct Dummy {
     /// The frame sent last.
     #[pin]
     pub(super) last: SpinLock<Option<SkBuff>>,
+    pub(super) xdp: XdpSlot,
 }
 
 #[pinned_drop]
@@ -78,6 +80,7 @@ pub(super) fn device(parent: &faux::Registration, log: &Arc<Log>) -> Result<Uniq
     let data = try_pin_init!(Dummy {
         log,
         last <- new_spinlock!(None),
+        xdp: XdpSlot::new(),
     }? Error);
     let mut device = UniqueDevice::new(parent.as_ref(), QUEUES, data)?;
     device.set_mtu_range(100, 9000);
@@ -157,6 +160,24 @@ impl Operations for Dummy {
 
     fn set_receive_offloads(_dev: &Device<Self>, _rtnl: &Rtnl, _wanted: ReceiveOffloads) -> Result {
         Ok(())
+    }
+
+    fn set_xdp(
+        dev: &Device<Self>,
+        rtnl: &Rtnl,
+        program: Option<BpfProgram>,
+        _extack: &ExtAck<'_>,
+    ) -> Result {
+        dev.xdp.install(rtnl, program);
+        Ok(())
+    }
+
+    fn xdp(dev: &Device<Self>) -> &XdpSlot {
+        &dev.xdp
+    }
+
+    fn xdp_xmit(_dev: &Device<Self>, _frames: XdpFrames<'_>, _section: SoftIrq<'_>) -> Result<u32> {
+        Ok(0)
     }
 
     fn set_rx_mode(_dev: &Device<Self>, _rtnl: &Rtnl) -> Result {
