@@ -130,6 +130,13 @@ impl<'a> RxFrame<'a> {
         }
     }
 
+    /// Gives a socket buffer that holds the frame the tag that was taken out of it.
+    pub(super) fn put_vlan_tag(&self, skb: &mut SkBuff) {
+        if u32::from(self.raw.flags) & bindings::NETVSC_RX_VLAN != 0 {
+            skb.put_vlan_tag(self.raw.vlan_tci);
+        }
+    }
+
     fn is_verified(&self) -> bool {
         u32::from(self.raw.flags) & bindings::NETVSC_RX_CSUM_OK != 0
     }

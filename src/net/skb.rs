@@ -60,6 +60,13 @@ impl SkBuff {
         ManuallyDrop::new(self).0.as_ptr()
     }
 
+    /// Has an 802.1Q tag put into the frame when it is sent; `tci` in host byte order.
+    pub(super) fn put_vlan_tag(&mut self, tci: u16) {
+        let protocol = (bindings::ETH_P_8021Q as u16).to_be();
+        // SAFETY: The buffer is ours.
+        unsafe { bindings::__vlan_hwaccel_put_tag(self.0.as_ptr(), protocol, tci) };
+    }
+
     /// Gives the buffer away to be sent on `queue`.
     pub(super) fn into_raw_for(self, queue: u16) -> *mut bindings::sk_buff {
         let skb = self.into_raw();

@@ -174,7 +174,9 @@ impl RxFrame<'_> {
                 return Ok(XdpVerdict::Passed(self.pass(skb, poll, dev)));
             }
             bindings::xdp_action_XDP_TX => {
-                poll.send_back(buffer.into_skb()?);
+                let mut skb = buffer.into_skb()?;
+                self.put_vlan_tag(&mut skb);
+                poll.send_back(skb);
                 return Ok(XdpVerdict::SentBack);
             }
             // SAFETY: As above. On success the buffer is given away.

@@ -27,6 +27,8 @@ use kernel::{
 const RECEIVE_SECTION: usize = 1728;
 /// Bytes of a section of the send buffer.
 pub(crate) const SEND_SECTION: usize = 6144;
+/// Per-packet information: 802.1Q.
+const VLAN: u32 = 6;
 /// Most bytes of an RNDIS packet that the guest sends here.
 const MAX_MESSAGE: usize = 16 * 1024;
 /// The address of the adapter.
@@ -100,6 +102,8 @@ struct State {
     complete_frames: AtomicBool,
     /// How many frames were the one expected.
     matching: AtomicU32,
+    /// The 802.1Q information of the last of them; 0 if it had none.
+    tag: AtomicU32,
     #[pin]
     expected: Mutex<KVec<u8>>,
 }
@@ -131,6 +135,7 @@ impl Host {
                 channels: AtomicU32::new(0),
                 complete_frames: AtomicBool::new(true),
                 matching: AtomicU32::new(0),
+                tag: AtomicU32::new(0),
                 expected <- new_mutex!(KVec::new()),
             }),
             GFP_KERNEL,
@@ -194,6 +199,11 @@ impl Host {
         self.state.matching.load(Ordering::SeqCst)
     }
 
+    /// The 802.1Q information, as on the wire, of the last frame that was expected; 0 if it had none.
+    pub(crate) fn tag(&self) -> u32 {
+        self.state.tag.load(Ordering::SeqCst)
+    }
+
     /// From here on frames that the guest sends are completed, or are not.
     pub(crate) fn complete_frames(&self, complete: bool) {
         self.state.complete_frames.store(complete, Ordering::SeqCst);
@@ -202,8 +212,24 @@ impl Host {
     /// Sends a frame to the guest. False if the ring or the buffer has no room.
     pub(crate) fn deliver(&self, frame: &[u8]) -> bool {
         let len = frame.len() as u32;
+        self.deliver_with(&[1, 44 + len, 36, len, 0, 0, 0, 0, 0, 0, 0], frame)
+    }
+
+    /// The same with 802.1Q information, as on the wire.
+    pub(crate) fn deliver_tagged(&self, frame: &[u8], tag: u32) -> bool {
+        let len = frame.len() as u32;
+        let fixed = [1, 60 + len, 52, len, 0, 0, 0, 36, 16, 0, 0];
+        let mut words = [16, VLAN, 12, tag].into_iter();
+        let header: [u32; 15] = core::array::from_fn(|index| match fixed.get(index) {
+            Some(word) => *word,
+            None => words.next().unwrap_or(0),
+        });
+        self.deliver_with(&header, frame)
+    }
+
+    fn deliver_with(&self, header: &[u32], frame: &[u8]) -> bool {
         let mut message = [0u8; RECEIVE_SECTION];
-        let header = put(&mut message, &[1, 44 + len, 36, len, 0, 0, 0, 0, 0, 0, 0]);
+        let header = put(&mut message, header);
         let whole = header + frame.len();
         message[header..whole].copy_from_slice(frame);
         self.indicate(&message[..whole], 0)
@@ -454,7 +480,13 @@ impl State {
                 break;
             };
             let same = *self.expected.lock() == frame;
-            self.matching.fetch_add(same.into(), Ordering::SeqCst);
+            if same {
+                // What there is of per-packet info begins behind the header; its first element is looked at.
+                let tagged = word(rest, 8) > 0 && word(rest, 12) == VLAN;
+                let tag = if tagged { word(rest, 14) } else { 0 };
+                self.tag.store(tag, Ordering::SeqCst);
+                self.matching.fetch_add(1, Ordering::SeqCst);
+            }
             self.frames.fetch_add(1, Ordering::SeqCst);
             rest = rest.get(len..).unwrap_or(&[]);
         }

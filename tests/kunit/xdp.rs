@@ -128,6 +128,27 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_is_sent_back_has_its_tag_again() -> Result {
+        let machine = machine()?;
+        let program = Program::new(bindings::xdp_action_XDP_TX, false)?;
+        install(&machine, Some(&program))?;
+        let frame = arriving(9);
+        machine.host.expect(bytes(&frame)?);
+        // Priority 5, VLAN 0x123.
+        for (round, tag) in [0x1235, 0, 0x1235].into_iter().enumerate() {
+            assert!(match tag {
+                0 => machine.host.deliver(&frame),
+                tag => machine.host.deliver_tagged(&frame, tag),
+            });
+            let sent = round as u32 + 1;
+            assert!(wait_for(|| machine.host.matching() == sent));
+            assert_eq!(machine.host.tag(), tag);
+        }
+        install(&machine, None)?;
+        Ok(())
+    }
+
+    #[test]
     fn a_program_stays_whatever_is_rebuilt_and_goes_with_the_interface() -> Result {
         let program = Program::new(bindings::xdp_action_XDP_DROP, false)?;
         let script = Script {
