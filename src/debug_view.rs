@@ -6,7 +6,7 @@
 //! configuration's lock, and the channels are looked at as the packet paths see them.
 
 use crate::device::{Adapter, DataPath};
-use crate::net::{debugfs::Root, Device, DeviceRef, SoftIrq};
+use crate::net::{cpu, debugfs::Root, Device, DeviceRef, SoftIrq};
 use crate::rndis::{
     bringup::{BringupError, Negotiated},
     exchange::ExchangeError,
@@ -193,7 +193,8 @@ fn show_negotiated(f: &mut fmt::Formatter<'_>, negotiated: &Negotiated) -> fmt::
     show_line(f, "messages in a packet", messages)?;
     let channels = format_args!(
         "{} of at most {}",
-        negotiated.channels, negotiated.max_channels
+        negotiated.channels,
+        negotiated.max_channels(cpu::online())
     );
     show_line(f, "channels", channels)?;
     show_line(f, "refused", format_args!("{}", negotiated.refused))

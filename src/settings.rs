@@ -75,7 +75,7 @@ impl Settings {
             receive_buffer: self.receive_buffer,
             send_buffer: self.send_buffer,
             channels: self.channels,
-            online_cpus: u16::try_from(cpu::online()).unwrap_or(u16::MAX),
+            online_cpus: cpu::online(),
             on_refusal,
             rx_checksum: self.rx_checksum,
             coalesce: self.coalesce,

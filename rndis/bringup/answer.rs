@@ -213,7 +213,7 @@ impl Bringup {
         let queues = u16::try_from(capabilities.receive_queues).unwrap_or(MAX_CHANNELS);
         self.negotiated.rss_table_len = capabilities.table_len;
         self.negotiated.rss_hashes = capabilities.hashes;
-        self.negotiated.max_channels = queues.min(self.config.online_cpus).clamp(1, MAX_CHANNELS);
+        self.negotiated.host_channels = queues.clamp(1, MAX_CHANNELS);
         // Of one channel, unless sub-channels open.
         self.negotiated.user_table = self.user_table_fits();
         Some(())

@@ -104,8 +104,8 @@ pub struct Negotiated {
     pub alignment: u32,
     /// Channels open, the primary included.
     pub channels: u16,
-    /// Most channels this host and machine allow.
-    pub max_channels: u16,
+    /// Most channels that the host allows, 1 to 64; processors may allow fewer.
+    pub host_channels: u16,
     /// Sub-channels asked for; compare with `channels - 1` to see whether the host gave fewer.
     pub subchannels_requested: u16,
     /// Entries of the indirection table; 0 if the host has no RSS.
@@ -123,6 +123,11 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
+    /// Most channels there can be while `online_cpus` processors are online: one for each.
+    pub fn max_channels(&self, online_cpus: u16) -> u16 {
+        self.host_channels.min(online_cpus).max(1)
+    }
+
     pub(super) fn new(config: &Config) -> Self {
         Self {
             version: config.max_version,
@@ -141,7 +146,7 @@ impl Negotiated {
             max_packets_per_message: 8,
             alignment: 8,
             channels: 1,
-            max_channels: 1,
+            host_channels: 1,
             subchannels_requested: 0,
             rss_table_len: 0,
             rss_hashes: rss::OfferedHashes::default(),

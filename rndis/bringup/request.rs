@@ -65,7 +65,7 @@ impl Bringup {
     pub(super) fn subchannels_wanted(&self) -> u16 {
         self.config
             .channels
-            .min(self.negotiated.max_channels)
+            .min(self.negotiated.max_channels(self.config.online_cpus))
             .saturating_sub(1)
     }
 

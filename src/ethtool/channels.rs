@@ -3,7 +3,7 @@
 //! `ethtool --show-channels`, `--set-channels`.
 
 use crate::device::Adapter;
-use crate::net::{ethtool::Channels, Device, Rtnl};
+use crate::net::{cpu, ethtool::Channels, Device, Rtnl};
 use kernel::prelude::*;
 
 /// Channels in use and the most that host and guest allow. Zeroes when the device is gone.
@@ -11,7 +11,11 @@ pub(super) fn get(dev: &Device<Adapter>) -> Channels {
     let control = dev.control.lock();
     match &control.attachment {
         Some(attachment) => Channels {
-            max_combined: attachment.negotiated.max_channels,
+            // A processor that has left since takes no channel along.
+            max_combined: attachment
+                .negotiated
+                .max_channels(cpu::online())
+                .max(attachment.channels()),
             combined: attachment.channels(),
         },
         None => Channels {

@@ -24,9 +24,10 @@ pub(crate) fn current(_section: SoftIrq<'_>) -> u32 {
 }
 
 /// CPUs online now.
-pub(crate) fn online() -> u32 {
+pub(crate) fn online() -> u16 {
     // SAFETY: No preconditions.
-    unsafe { bindings::num_online_cpus() }
+    let count = unsafe { bindings::num_online_cpus() };
+    u16::try_from(count).unwrap_or(u16::MAX)
 }
 
 /// How many queues the kernel suggests for a multi-queue device.

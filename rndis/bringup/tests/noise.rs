@@ -84,7 +84,7 @@ fn events(noise: Noise, host: &mut Host, step: Step, action: Action, buffer: &[u
 
 fn check(got: &Negotiated) -> Result<(), TestCaseError> {
     prop_assert!((1..=64).contains(&got.channels));
-    prop_assert!(got.channels <= got.max_channels);
+    prop_assert!(got.channels <= got.host_channels);
     let bytes = u64::from(got.receive_section_len) * u64::from(got.receive_section_count);
     prop_assert!(bytes <= u64::from(got.receive_buffer) && bytes > 0);
     let bytes = u64::from(got.send_section_len) * u64::from(got.send_section_count);

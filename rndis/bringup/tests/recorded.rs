@@ -143,7 +143,7 @@ fn replay(lines: &[Line], config: Config, gpadls: [u32; 2]) -> Bringup {
 fn the_attach_with_4_channels_is_the_c_drivers() {
     let bringup = replay(&attach_4_channels(), config(), [0xe1e11, 0xe1e12]);
     let got = bringup.negotiated();
-    assert_eq!((got.channels, got.max_channels), (4, 4));
+    assert_eq!((got.channels, got.max_channels(4)), (4, 4));
     assert_eq!(
         (got.receive_section_len, got.receive_section_count),
         (1806, 9289)

@@ -8,14 +8,24 @@ use anyhow::{ensure, Context, Result};
 use crate::guest::{End, Guest, SHORT};
 use crate::scenario::{Machine, Scenario, Set};
 
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "channels-follow-their-processors",
-    about: "channels move by sysfs, a processor leaves and returns, while verified data flows both ways",
-    set: Set::Full,
-    machine: Machine::COMMON,
-    c_defect: None,
-    run: follow,
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "channels-follow-their-processors",
+        about: "channels move by sysfs, a processor leaves and returns, while verified data flows both ways",
+        set: Set::Full,
+        machine: Machine::COMMON,
+        c_defect: None,
+        run: follow,
+    },
+    Scenario {
+        name: "processor-that-returns-may-have-a-channel-again",
+        about: "a rebuild while a processor is away does not lower the maximum for ever",
+        set: Set::Full,
+        machine: Machine::COMMON,
+        c_defect: Some("the maximum is that of the processors at the last rebuild"),
+        run: return_of_a_processor,
+    },
+];
 
 /// Times that the kernel may say that a processor is busy: an interrupt of the host's may just be on its way.
 const TRIES: u32 = 20;
@@ -109,5 +119,27 @@ fn follow(guest: &Guest) -> Result<()> {
     );
     guest.shell(&script, SHORT)?;
     accounted(guest)?;
+    guest.ping_both_ways()
+}
+
+fn return_of_a_processor(guest: &Guest) -> Result<()> {
+    let most = guest.machine.most_channels();
+    let shown = |combined: u32, max: u32, when: &str| -> Result<()> {
+        let channels = guest.channels(End::Near)?;
+        ensure!(
+            (channels.current, channels.maximum) == (combined, max),
+            "{when}: {} channels of at most {}, not {combined} of {max}",
+            channels.current,
+            channels.maximum
+        );
+        Ok(())
+    };
+    set_online(guest, most - 1, false)?;
+    guest.set_channels(1, SHORT)?;
+    shown(1, most - 1, "without a processor")?;
+    set_online(guest, most - 1, true)?;
+    shown(1, most, "with all processors again")?;
+    guest.set_channels(most, SHORT)?;
+    shown(most, most, "with all channels")?;
     guest.ping_both_ways()
 }
