@@ -14,6 +14,8 @@
 //! * `tcp`: checked bulk transfer;
 //! * `sweep`: every payload length, echoed and compared, over `udp` or `icmp`.
 //!
+//! `xdp`: programs on an interface, without a compiler.
+//!
 //! For measurements: `load`, unchecked TCP; `rebind`, how long an attach takes; `symbols`, names for samples.
 
 pub mod device;
@@ -31,3 +33,4 @@ pub mod symbols;
 pub mod tcp;
 pub mod terminal;
 pub mod udp;
+pub mod xdp;

@@ -16,7 +16,7 @@ use guest_agent::icmp::IcmpEcho;
 use guest_agent::sweep::{parse_lengths, sweep, Probe, Report, Settings};
 use guest_agent::symbols::{self, Symbols};
 use guest_agent::udp::UdpEcho;
-use guest_agent::{device, load, rebind, server, tcp, udp};
+use guest_agent::{device, load, rebind, server, tcp, udp, xdp};
 
 #[derive(Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
@@ -78,6 +78,9 @@ enum Traffic {
         /// Address and port of the udp-echo.
         #[arg(long)]
         to: SocketAddr,
+        /// Local port; any if 0.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
         #[command(flatten)]
         sweep: Sweep,
         /// Divide each payload after every number of bytes in this range into linear part and
@@ -93,6 +96,12 @@ enum Traffic {
         #[command(flatten)]
         sweep: Sweep,
     },
+    /// Attach an XDP program to an interface; it stays until it is detached or replaced.
+    XdpAttach(xdp::Attach),
+    /// Detach an interface's XDP program.
+    XdpDetach(xdp::Detach),
+    /// List the numbers of all BPF programs in the kernel.
+    BpfPrograms,
     #[command(flatten)]
     Measure(Measure),
 }
@@ -302,10 +311,11 @@ fn run_traffic(traffic: Traffic) -> Result<ExitCode> {
         }
         Traffic::UdpSweep {
             to,
+            port,
             sweep: options,
             splits,
         } => {
-            let mut echo = UdpEcho::new(to).with_context(|| format!("socket to {to}"))?;
+            let mut echo = UdpEcho::new(to, port).with_context(|| format!("socket to {to}"))?;
             let probes = options.probes(splits.as_ref());
             sweep_report(sweep(&probes, options.settings(), &mut echo)?)
         }
@@ -313,6 +323,12 @@ fn run_traffic(traffic: Traffic) -> Result<ExitCode> {
             let mut echo = IcmpEcho::new(to).with_context(|| format!("socket to {to}"))?;
             let probes = options.probes(None);
             sweep_report(sweep(&probes, options.settings(), &mut echo)?)
+        }
+        Traffic::XdpAttach(arguments) => xdp::attach(&arguments).map(|()| ExitCode::SUCCESS),
+        Traffic::XdpDetach(arguments) => xdp::detach(&arguments).map(|()| ExitCode::SUCCESS),
+        Traffic::BpfPrograms => {
+            println!("{}", serde_json::to_string(&xdp::loaded()?)?);
+            Ok(ExitCode::SUCCESS)
         }
         Traffic::Measure(what) => measure(what),
     }

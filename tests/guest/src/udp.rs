@@ -3,7 +3,7 @@
 //! UDP echo, both sides.
 
 use std::io::{self, Read};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -31,9 +31,16 @@ pub fn echo_server(address: SocketAddr) -> io::Result<()> {
 pub struct UdpEcho(Socket);
 
 impl UdpEcho {
-    /// Towards the echo server at `to`.
-    pub fn new(to: SocketAddr) -> io::Result<UdpEcho> {
+    /// Towards the echo server at `to`, from local port `port`, any if 0.
+    pub fn new(to: SocketAddr, port: u16) -> io::Result<UdpEcho> {
         let socket = socket(to)?;
+        if port != 0 {
+            let any: IpAddr = match to {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            socket.bind(&SocketAddr::new(any, port).into())?;
+        }
         socket.connect(&to.into())?;
         socket.set_read_timeout(Some(RECEIVE_WAIT))?;
         Ok(UdpEcho(socket))
