@@ -3,7 +3,7 @@
 //! End-to-end scenarios: a Hyper-V guest is booted on the test host, and a driver of its NIC is put
 //! through what its users put it through.
 //!
-//! * `scenario`, `scenarios`: what is tested; `guest`, `traffic`, `ethtool`, `kernel_log`: with what;
+//! * `scenario`, `scenarios`: what is tested; `guest`, `traffic`, `ethtool`, `xdp`, `kernel_log`: with what;
 //! * `operations`, `configuration`, `snapshot`, `administrator`: what an administrator can do, and what must come
 //!   of it;
 //! * `runner`, `report`: in which order, and what comes of it; `demo`, `shell`: for people;
@@ -38,6 +38,7 @@ mod selftests;
 mod shell;
 mod snapshot;
 mod traffic;
+mod xdp;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -31,6 +31,11 @@ mod soak;
 mod trace;
 mod versions;
 mod vmbus_silence;
+mod xdp_actions;
+mod xdp_limits;
+mod xdp_load;
+mod xdp_rebuilds;
+mod xdp_redirect;
 mod xps;
 
 use crate::scenario::Scenario;
@@ -66,6 +71,11 @@ pub fn all() -> Vec<Scenario> {
         trace::SCENARIOS,
         life::SCENARIOS,
         vmbus_silence::SCENARIOS,
+        xdp_actions::SCENARIOS,
+        xdp_rebuilds::SCENARIOS,
+        xdp_limits::SCENARIOS,
+        xdp_redirect::SCENARIOS,
+        xdp_load::SCENARIOS,
         soak::SCENARIOS,
     ]
     .concat()
