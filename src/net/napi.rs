@@ -374,7 +374,10 @@ impl<T: Poll, D> NapiRegistration<T, D> {
         // SAFETY: Made in `new`, if at all (null is none, zeroes are not registered); no poll uses them any more. Pages
         // that are still in socket buffers come back to the pool later.
         unsafe {
-            bindings::xdp_rxq_info_unreg(self.napi.rxq.get());
+            let rxq = self.napi.rxq.get();
+            if bindings::xdp_rxq_info_is_reg(rxq) {
+                bindings::xdp_rxq_info_unreg(rxq);
+            }
             bindings::page_pool_destroy(pool);
         }
         // Whoever links holds a `Config`, and so does whoever deletes a linked registration (configuration owns
