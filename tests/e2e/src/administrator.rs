@@ -14,7 +14,6 @@ use crate::operations::{between, Operation};
 use crate::snapshot::{differences, Viewer};
 
 /// What the host lets in; the core does not ask whether it does what it is told.
-const FILTER: &str = "host/packet_filter";
 /// Time that what is shown may take to be what is in force: carrier and its like follow in the background.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -74,19 +73,23 @@ impl<'a> Administrator<'a> {
     }
 
     /// Does one operation while the host may not let it be done, within `limit`: either it is, or nothing has
-    /// changed and there is an error. Whether it is done. If it `lags`, the host's filter may be the old one.
-    pub fn attempt(&mut self, operation: &Operation, limit: Duration, lags: bool) -> Result<bool> {
+    /// changed and there is an error. Whether it is done. The fields `but` may show either.
+    pub fn attempt(
+        &mut self,
+        operation: &Operation,
+        limit: Duration,
+        but: &[&str],
+    ) -> Result<bool> {
         let done = self.command(operation, limit)?.success();
-        self.came_to(operation, done, lags)?;
+        self.came_to(operation, done, but)?;
         Ok(done)
     }
 
-    /// An operation was `done`, or has been refused and changed nothing.
-    pub fn came_to(&mut self, operation: &Operation, done: bool, lags: bool) -> Result<()> {
+    /// An operation was `done`, or has been refused and changed nothing. The fields `but` may show either.
+    pub fn came_to(&mut self, operation: &Operation, done: bool, but: &[&str]) -> Result<()> {
         if done {
             self.now = operation.predict(&self.now, &self.baseline).after;
         }
-        let but: &[&str] = if lags { &[FILTER] } else { &[] };
         let how = if done { "done" } else { "refused" };
         self.settled_but(but, SETTLE)
             .with_context(|| format!("after '{operation}', which was {how}"))

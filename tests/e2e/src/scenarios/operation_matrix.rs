@@ -169,12 +169,15 @@ fn rows() -> Vec<Row> {
 }
 
 impl Row {
-    /// The core's interfaces for these cannot say no: what the host refuses is then wanted, and not in force there.
-    fn lags(&self) -> bool {
-        matches!(
-            self.operation,
-            Operation::Promiscuous(_) | Operation::Up(false)
-        )
+    /// Fields that the core shows as wanted although the host has refused: its interfaces for some operations cannot
+    /// say no, and of a feature it remembers what was requested.
+    fn lagging(&self) -> &'static [&'static str] {
+        match self.operation {
+            Operation::Promiscuous(_) | Operation::Up(false) => &["host/packet_filter"],
+            Operation::Feature("rx", _) => &["features/rx-checksumming/requested"],
+            Operation::Feature("lro", _) => &["features/large-receive-offload/requested"],
+            _ => &[],
+        }
     }
 }
 
@@ -196,7 +199,7 @@ fn all(guest: &Guest, situation: Situation) -> Result<()> {
                     failed.push(text);
                 }
             }
-            if let Err(error) = table.restore() {
+            if let Err(error) = table.restore(&row) {
                 bail!(
                     "{passed} cells passed; then there was no way back ({error:#}) after: {}",
                     failed.join("\n  ")
@@ -227,7 +230,7 @@ fn few(guest: &Guest, situation: Situation, cells: &[(&str, Host)]) -> Result<()
         table
             .cell(row, *host)
             .with_context(|| format!("{}, host {host:?}", row.operation))?;
-        table.restore()?;
+        table.restore(row)?;
     }
     table.finish()
 }
@@ -279,7 +282,7 @@ impl<'a> Table<'a> {
             let done = self.guest.ended(job, LIMIT)?.success();
             let treated_well = matches!(host, Host::Accepts | Host::Rescinds);
             ensure!(done || !treated_well, "refused on the other NIC");
-            peer.came_to(&row.operation, done, row.lags())
+            peer.came_to(&row.operation, done, row.lagging())
                 .context("on the other NIC")?;
         }
         self.guest.host.clear_faults()?;
@@ -302,7 +305,7 @@ impl<'a> Table<'a> {
         let host = &self.guest.host;
         host.take_log()?;
         host.add_fault(decisive.point, decisive.nth, 1, action)?;
-        let done = self.near.attempt(&row.operation, LIMIT, row.lags())?;
+        let done = self.near.attempt(&row.operation, LIMIT, row.lagging())?;
         let fired = host.counters()?.fired(decisive.point);
         ensure!(done || fired > 0, "refused, and no fault fired");
         Ok(())
@@ -358,8 +361,16 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    fn restore(&mut self) -> Result<()> {
+    fn restore(&mut self, row: &Row) -> Result<()> {
         self.guest.host.clear_faults()?;
+        if let Operation::Feature(name, wanted) = row.operation {
+            let before = if wanted { "off" } else { "on" };
+            for end in [Some(End::Near), self.peer.as_ref().map(|_| End::Peer)] {
+                let Some(end) = end else { continue };
+                let argv = ["ethtool", "-K", end.interface(), name, before];
+                self.guest.at(end, &argv, SHORT)?;
+            }
+        }
         self.near.go_back()?;
         if let Some(peer) = &mut self.peer {
             peer.go_back()?;

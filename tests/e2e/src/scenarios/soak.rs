@@ -191,7 +191,7 @@ fn happen(guest: &Guest, administrator: &mut Administrator<'_>, event: &Event) -
         Event::Refusal(point) => {
             guest.host.add_fault(point, 1, 1, Action::Refuse)?;
             let to = administrator.another_channel_count();
-            let result = administrator.attempt(&Operation::Channels(to), LIMIT, false);
+            let result = administrator.attempt(&Operation::Channels(to), LIMIT, &[]);
             guest.host.clear_faults()?;
             result.map(drop)
         }
@@ -204,7 +204,7 @@ fn happen(guest: &Guest, administrator: &mut Administrator<'_>, event: &Event) -
         }
         Event::Shortage => {
             guest.shell(FAIL_ALLOCATIONS, SHORT)?;
-            let result = administrator.attempt(&Operation::Mtu(2000), LIMIT, false);
+            let result = administrator.attempt(&Operation::Mtu(2000), LIMIT, &[]);
             guest.shell(ALLOCATE_AGAIN, SHORT)?;
             result.map(drop)
         }
