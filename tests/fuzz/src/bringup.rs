@@ -395,9 +395,9 @@ fn check_negotiated(got: &Negotiated, config: &Config) {
     assert!(got.version <= config.max_version);
     assert!(got.mtu <= config.mtu && got.host_mtu.is_none_or(|mtu| got.mtu <= mtu));
     assert!(got.mac.is_valid());
-    assert!(1 <= got.channels && got.channels <= got.max_channels);
+    assert!(1 <= got.channels && got.channels <= got.max_channels(config.online_cpus));
     assert!(got.channels <= config.channels.max(1));
-    assert!(got.max_channels <= rss::MAX_CHANNELS && got.max_channels <= config.online_cpus.max(1));
+    assert!(got.host_channels <= rss::MAX_CHANNELS && got.channels <= config.online_cpus.max(1));
     assert!(got.channels <= got.subchannels_requested + 1);
     assert!(got.channels == 1 || got.version.has_subchannels());
     assert!(got.receive_buffer <= got.version.max_receive_buffer());
