@@ -38,7 +38,7 @@ const ROUND_TRIP_P50: &str = "tcp-round-trip-p50";
 const ROUND_TRIP_P99: &str = "tcp-round-trip-p99";
 
 /// In the order they are measured in.
-pub const ALL: [Cell; 15] = [
+pub const ALL: [Cell; 17] = [
     cell("tcp-1-from-guest", |n, c, w| tcp_from_guest(n, c, w, 1)),
     cell("tcp-8-from-guest", |n, c, w| tcp_from_guest(n, c, w, 8)),
     cell("tcp-1-to-guest", |n, c, w| tcp_to_guest(n, c, w, 1)),
@@ -55,6 +55,12 @@ pub const ALL: [Cell; 15] = [
     }),
     cell("forward-64", |n, c, w| forward(n, c, w, FRAME_64)),
     cell("forward-1472", |n, c, w| forward(n, c, w, FRAME_1472)),
+    cell("xdp-drop-64", |n, c, w| {
+        in_program(n, c, w, "drop", |nic| nic.to_guest_packets)
+    }),
+    cell("xdp-tx-64", |n, c, w| {
+        in_program(n, c, w, "tx", |nic| nic.from_guest_packets)
+    }),
     cell("tcp-round-trip", round_trips),
     cell("channel-change", |n, _, _| {
         reconfiguration::CHANNELS.measure(n)
@@ -222,6 +228,25 @@ fn forward(
     let span = generated(network, window, frame, |nic| nic.to_guest_packets)?;
     network.forward(false)?;
     let frames = span.nic(Port::Sink).from_guest_packets as f64;
+    Ok(vec![Measured::work(cell, frames, &span)?])
+}
+
+/// From the generator to a program in the driver; the frames that `carried` counts are its work. LRO does not go with
+/// programs in the C driver, so it is off for both.
+fn in_program(
+    network: &Network<'_>,
+    cell: &'static str,
+    window: Duration,
+    action: &str,
+    carried: fn(&NicCounts) -> u64,
+) -> Result<Vec<Measured>> {
+    let nic = Port::Generator.name();
+    network.run(&["ethtool", "--features", nic, "lro", "off"])?;
+    network.run(&[PROGRAM, "xdp-attach", "--device", nic, "--action", action])?;
+    let span = generated(network, window, FRAME_64, carried)?;
+    network.run(&[PROGRAM, "xdp-detach", "--device", nic])?;
+    network.run(&["ethtool", "--features", nic, "lro", "on"])?;
+    let frames = carried(span.nic(Port::Generator)) as f64;
     Ok(vec![Measured::work(cell, frames, &span)?])
 }
 
