@@ -31,8 +31,8 @@ pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 /// Milliseconds from the loss of a channel to the rebuild.
 const REPAIR_MS: u32 = 1000;
 
-/// Milliseconds between two looks for channels that are gone or whose rings are broken. A loss shows at once when something is sent; a
-/// channel that only receives is missed by nobody.
+/// Milliseconds between two looks for channels that are gone or whose rings are broken. A loss shows at once when something
+/// is sent; a channel that only receives is missed by nobody.
 const WATCH_MS: u32 = 3000;
 
 /// What the channels of one attach share.
