@@ -12,7 +12,7 @@ use crate::xdp::{MOST_MTU, PORT};
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "xdp-program-survives-rebuilds",
     about: "a filter under a stream of datagrams: channels, rings, MTU, down and up; nothing comes through, all else does",
-    set: Set::Quick,
+    set: Set::Full,
     machine: Machine::COMMON,
     c_defect: None,
     run: survives,
