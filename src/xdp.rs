@@ -50,7 +50,7 @@ pub(crate) fn set_program(
     dev.update_features(rtnl);
     if dev.coalesces(rtnl) {
         dev.xdp.expect_program(rtnl, expected);
-        extack.say(c"The host does not stop to coalesce frames: switch LRO off first (ethtool -K)");
+        extack.say(c"The host does not stop coalescing frames: switch LRO off first (ethtool -K)");
         return Err(EIO);
     }
     dev.xdp.install(rtnl, Some(program));
