@@ -311,7 +311,7 @@ fn allocate(poll: &PollContext<'_>) -> Option<(bindings::netmem_ref, NonNull<u8>
 pub(crate) struct XdpFrames<'a>(pub(super) &'a [*mut bindings::xdp_frame]);
 
 impl XdpFrames<'_> {
-    /// As socket buffers to send on `queue` of `dev`. Those that there is no memory for, and all behind them, stay with
+    /// As socket buffers for `dev` to send. Those that there is no memory for, and all behind them, stay with
     /// their owner.
     pub(crate) fn to_skbs<T>(&self, dev: &Device<T>) -> SkbList {
         let mut list = SkbList::new();
