@@ -7,8 +7,8 @@
 
 use crate::device::Adapter;
 use crate::net::{
-    cpu, BpfProgram, Device, ExtAck, PollContext, Rtnl, SkbList, SoftIrq, TxQueueGuard, XdpFrames,
-    LARGEST_FRAME,
+    cpu, net_down, BpfProgram, Device, ExtAck, PollContext, Rtnl, SkbList, SoftIrq, TxQueueGuard,
+    XdpFrames, LARGEST_FRAME,
 };
 use crate::queue::Queue;
 use crate::stats::TxStats;
@@ -79,11 +79,10 @@ pub(crate) fn xmit(
     frames: XdpFrames<'_>,
     section: SoftIrq<'_>,
 ) -> Result<u32> {
-    let down = Error::from_errno(-(kernel::bindings::ENETDOWN as i32));
     if !dev.is_running() {
-        return Err(down);
+        return Err(net_down());
     }
-    let channels = dev.path.get(section).ok_or(down)?.channels();
+    let channels = dev.path.get(section).ok_or_else(net_down)?.channels();
     let queue = cpu::current(section)
         .checked_rem(channels.into())
         .unwrap_or(0) as u16;

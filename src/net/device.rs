@@ -29,6 +29,11 @@ const XDP_FEATURES: bindings::xdp_features_t = bindings::netdev_xdp_act_NETDEV_X
     | bindings::netdev_xdp_act_NETDEV_XDP_ACT_RX_SG
     | bindings::netdev_xdp_act_NETDEV_XDP_ACT_NDO_XMIT_SG;
 
+/// What is said of an interface that is down (`ENETDOWN`), which the kernel crate has no name for.
+pub(crate) fn net_down() -> Error {
+    Error::from_errno(-(kernel::bindings::ENETDOWN as i32))
+}
+
 /// A `struct net_device` whose private area holds a `T`. Dereferences to `T`.
 ///
 /// # Invariants

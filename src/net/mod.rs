@@ -46,7 +46,9 @@ pub(crate) mod debugfs;
 pub(crate) mod ethtool;
 pub(crate) mod trace;
 
-pub(crate) use device::{Completed, Device, DeviceRef, Granted, Registration, UniqueDevice};
+pub(crate) use device::{
+    net_down, Completed, Device, DeviceRef, Granted, Registration, UniqueDevice,
+};
 pub(crate) use host_pages::{HostPages, PAGE_SIZE};
 pub(crate) use in_flight::{InFlight, Sent};
 pub(crate) use napi::{DeletedNapi, Napi, NapiRegistration, Poll, PollContext, Progress};

@@ -2,7 +2,7 @@
 
 //! Handing a received frame to the stack.
 
-use super::{Device, PollContext, SharedMemory, SkBuff};
+use super::{device::net_down, Device, PollContext, SharedMemory, SkBuff};
 use crate::bindings;
 use crate::rndis::{
     coalesce::Piece,
@@ -194,7 +194,7 @@ impl<'a> RxFrame<'a> {
     #[inline(never)]
     fn deliver_unfilled<T>(&self, poll: &PollContext<'_>, dev: &Device<T>) -> Result<bool> {
         if !dev.is_running() {
-            return Err(Error::from_errno(-(kernel::bindings::ENETDOWN as i32)));
+            return Err(net_down());
         }
         // SAFETY: As in `deliver`.
         let skb = unsafe { bindings::netvsc_rx_build(poll.as_napi(), poll.page_pool(), &self.raw) };

@@ -5,7 +5,8 @@
 //! C headers: `include/net/xdp.h`, `include/linux/filter.h`.
 
 use super::{
-    host_pages::PAGE_SIZE, napi::PollContext, rx::RxFrame, Device, Rtnl, SkBuff, SkbList, SoftIrq,
+    device::net_down, host_pages::PAGE_SIZE, napi::PollContext, rx::RxFrame, Device, Rtnl, SkBuff,
+    SkbList, SoftIrq,
 };
 use crate::bindings;
 use core::{
@@ -158,7 +159,7 @@ impl RxFrame<'_> {
         dev: &Device<T>,
     ) -> Result<XdpVerdict> {
         if !dev.is_running() {
-            return Err(Error::from_errno(-(kernel::bindings::ENETDOWN as i32)));
+            return Err(net_down());
         }
         if self.len() > LARGEST_FRAME && !takes_fragments(program.0) {
             return Ok(XdpVerdict::Dropped);
